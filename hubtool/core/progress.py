@@ -1,0 +1,59 @@
+"""What a long job tells while it works, and its silent twin.
+
+A job takes a ``Reporter``; the command line hands in one for the terminal, a notebook one of its own, a test none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One bar: ``advance`` by a number of units, ``note`` replaces the text behind it."""
+
+    def advance(self, amount: float = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Reporter(Protocol):
+    """Talk that is no result. ``say`` informs, ``warn`` asks for attention, ``task`` is a bar that ends with its block."""
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> TaskContext: ...
+
+
+class TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+
+    def __exit__(self, *exc: object) -> bool | None: ...
+
+
+class SilentTask:
+    def advance(self, amount: float = 1) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class SilentReporter:
+    """Says nothing; the default of every job called from Python."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        yield SilentTask()
+
+
+SILENT = SilentReporter()

@@ -1,0 +1,1 @@
+"""Floor 3: pictures and labels: scan, decode, split, transform, load."""

@@ -1,0 +1,109 @@
+"""What the jobs return and the command line prints."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hubtool.records.backbone import BackboneEntry, FileDigest
+from hubtool.records.claims import Verdict
+from hubtool.records.run import Result
+from hubtool.records.strict import Record
+
+
+class PullReport(Record):
+    """``is_new`` False: it was here already, nothing was fetched."""
+
+    entry: BackboneEntry
+    directory: str | None
+    is_new: bool
+
+
+class FinetuneReport(Record):
+    """``status`` finished (now), or already (a finished run was found). Paths are of this machine."""
+
+    run: str
+    status: Literal["finished", "already"]
+    result: Result
+
+
+class PackReport(Record):
+    package: str
+    layout: str
+    weights_digest: str
+    num_files: int
+    size_bytes: int
+
+
+class PushPlan(Record):
+    """What a push would do. ``shares`` lists what of the user's data goes out, in words."""
+
+    endpoint: str
+    repo_id: str
+    revision: str
+    parent: str | None
+    is_new_repo: bool
+    is_private: bool
+    adds: tuple[FileDigest, ...]
+    unchanged: tuple[str, ...]
+    deletes: tuple[str, ...]
+    shares: tuple[str, ...]
+
+
+class PushReport(Record):
+    """``commit`` is None for a dry run; ``url`` is the page of the repository."""
+
+    plan: PushPlan
+    commit: str | None
+    url: str
+    is_new_commit: bool
+
+
+class CheckFinding(Record):
+    """One thing that ``verify`` looked at."""
+
+    name: str
+    is_ok: bool
+    detail: str = ""
+
+
+class VerifyReport(Record):
+    target: str
+    is_ok: bool
+    findings: tuple[CheckFinding, ...]
+
+
+class ReproduceReport(Record):
+    """``report`` is the file written; ``run`` the new run."""
+
+    repo: str
+    commit: str
+    verdict: Verdict
+    run: str | None
+    report: str
+
+
+class Prediction(Record):
+    """``scores`` are (class, probability), best first; a regression has its outputs there."""
+
+    path: str
+    scores: tuple[tuple[str, float], ...]
+
+
+class EvaluateReport(Record):
+    target: str
+    split: str
+    num_samples: int
+    metrics: dict[str, float]
+    evidence: str | None = None
+
+
+class DemoReport(Record):
+    backbone: str
+    run: str
+    package: str
+    repo: str
+    commit: str
+    hub_root: str
+    metrics: dict[str, float]
+    reproduce: dict[str, str]
+    wall_s: float
