@@ -1,0 +1,156 @@
+"""The command group and the error edge: the one place where an error becomes a line and an exit code.
+
+A command's module is imported when the command is called or the list is shown; it imports its job when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hubtool import __version__
+from hubtool.core.errors import HubtoolError, InterruptedRun, from_os_error
+from hubtool.core.settings import read_settings
+
+# command → module of hubtool.cli; the attribute has the command's name (``-`` as ``_``; a trailing ``_`` keeps a keyword free)
+COMMANDS = {
+    "demo": "demo",
+    "search": "backbones",
+    "pull": "backbones",
+    "show": "backbones",
+    "convert": "backbones",
+    "registry": "backbones",
+    "recipe": "train",
+    "finetune": "train",
+    "evaluate": "train",
+    "predict": "train",
+    "runs": "runs",
+    "logs": "runs",
+    "pack": "share",
+    "push": "share",
+    "card": "share",
+    "verify": "share",
+    "lint": "share",
+    "reproduce": "share",
+    "login": "hubs",
+    "logout": "hubs",
+    "whoami": "hubs",
+    "cache": "hubs",
+    "serve": "serve",
+    "hub": "serve",
+    "doctor": "demo",
+}
+
+EPILOG = """\b
+Start here:
+  hubtool demo                                   the whole line offline, in about a minute
+  hubtool pull bundled:test_resnet.fractal       a backbone
+  hubtool finetune linear-probe --data flowers   a folder with one folder per class
+  hubtool push runs/… me/flowers                 to a hub; `--hub local` stays on this machine
+
+\b
+Exit codes:
+  0 done · 2 usage or recipe · 3 data · 4 not found or no right · 5 integrity · 6 refused for security
+  7 conflict or drift · 8 storage · 9 NaN or Inf · 10 not reproduced · 75 try again later · 130/143 signals
+"""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one when it is asked for; ``ls`` is an alias of ``list`` (in every group)."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        found = getattr(importlib.import_module(f"hubtool.cli.{module}"), cmd_name.replace("-", "_"))
+        return found if isinstance(found, click.Command) else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `hubtool {near[0]}`?" if near else "`hubtool --help` lists the commands"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hubtool")
+def hubtool() -> None:
+    """From a pretrained backbone to a shared model that somebody else can reproduce."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    words = list(sys.argv[1:] if args is None else args)
+    code = run(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def run(words: list[str]) -> int:
+    """Run one command line; returns its exit code. Every error ends here."""
+    try:
+        result = hubtool.main(args=words, prog_name="hubtool", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        return _usage(error, words)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except HubtoolError as error:
+        return _fail(error, words)
+    except BrokenPipeError:
+        # The reader of our output went away (`hubtool … | head`): not an error, and nothing more can be said.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        return 141
+    except OSError as error:
+        return _fail(from_os_error(error), words)
+    except Exception as error:  # the edge: whatever nobody foresaw is a bug of ours, told in one line
+        if read_settings().is_debug:
+            raise
+        bug = HubtoolError(
+            "E-BUG",
+            f"{type(error).__name__}: {error}",
+            do="this is a bug in hubtool; HUBTOOL_DEBUG=1 shows where",
+        )
+        return _fail(bug, words)
+
+
+def _usage(error: click.ClickException, words: list[str]) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message())
+        return 0
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hubtool"
+    wrapped = HubtoolError("E-USAGE", error.format_message().rstrip("."), do=f"see `{command} --help`")
+    _fail(wrapped, words)
+    return 2
+
+
+def _fail(error: HubtoolError, words: list[str]) -> int:
+    if read_settings().is_debug:
+        import traceback
+
+        traceback.print_exc()
+    if "--json" in words:
+        import json
+
+        click.echo(json.dumps(error.as_dict(), ensure_ascii=False, separators=(",", ":")))
+    click.echo(error.line(), err=True)
+    if error.hint:
+        click.echo("hint: " + " ".join(error.hint.split()), err=True)
+    return error.process_exit_code if isinstance(error, InterruptedRun) else error.exit_code
