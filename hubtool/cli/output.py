@@ -9,12 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol
 
 import click
 
-from hubtool.core.progress import Reporter, SilentTask, Task, TaskContext
+from hubtool.core.progress import Reporter, SilentTask, Task
 from hubtool.core.settings import read_settings
 
 Mode = Literal["human", "json", "ids"]
@@ -98,7 +98,7 @@ class TerminalReporter:
     def warn(self, text: str) -> None:
         self._print(f"warning: {text}", style="yellow")
 
-    def task(self, label: str, total: float | None = None, unit: str = "") -> TaskContext:
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
         if self._is_live:
             return self._bar(label, total, unit)
         return self._lines(label, unit)

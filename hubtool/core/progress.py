@@ -6,7 +6,7 @@ A job takes a ``Reporter``; the command line hands in one for the terminal, a no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -25,13 +25,7 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None: ...
 
-    def task(self, label: str, total: float | None = None, unit: str = "") -> TaskContext: ...
-
-
-class TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> bool | None: ...
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]: ...
 
 
 class SilentTask:
