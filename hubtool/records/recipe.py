@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_serializer, model_validator
 
 from hubtool.core.errors import HubtoolError, SecurityError, UsageError
 from hubtool.records.backbone import Interpolation
-from hubtool.records.strict import Record, first_problem
+from hubtool.records.strict import Record
 from hubtool.records.tasks import TaskName
-from hubtool.records.yaml_loader import Document, load_yaml, parse_scalar
 
 SCHEMA: Literal["hubtool/recipe/v1"] = "hubtool/recipe/v1"
 
@@ -77,7 +74,7 @@ class Freeze(Record):
         wanted = {"through": "a part name", "blocks": "an integer ≥ 1", "fraction": "a number between 0 and 1"}
         if key in wanted:
             raise ValueError(f"{key}: expected {wanted[key]}, got {argument!r}")
-        raise ValueError(f"unknown key {key!r}{_did_you_mean(key, ['through', 'blocks', 'fraction', 'match'])}")
+        raise ValueError(f"unknown key {key!r}{did_you_mean(key, ['through', 'blocks', 'fraction', 'match'])}")
 
     @model_serializer
     def _to_grammar(self) -> Any:
@@ -287,90 +284,7 @@ class Recipe(Record):
         return self
 
 
-def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read and check a recipe file. Raises UsageError (SecurityError for tags and secrets) with the line."""
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UsageError(
-            "E-RECIPE-404", f"recipe {str(path)!r} not found", do="`hubtool recipe list` shows the shipped ones"
-        ) from error
-    except OSError as error:
-        raise UsageError("E-RECIPE-READ", f"recipe {str(path)!r} cannot be read: {error.strerror}") from error
-    return parse_recipe(data, str(path), overrides)
-
-
-def parse_recipe(data: bytes, where: str, overrides: tuple[str, ...] = ()) -> Recipe:
-    document = load_yaml(data, where)
-    if not isinstance(document.value, dict):
-        raise UsageError("E-RECIPE-SHAPE", "a recipe is a mapping of keys", where=where)
-    schema = document.value.get("schema", SCHEMA)
-    if schema != SCHEMA:
-        known = re.fullmatch(r"hubtool/recipe/v(\d+)", str(schema))
-        do = "this recipe needs a newer hubtool" if known else f"write schema: {SCHEMA}"
-        raise UsageError("E-RECIPE-SCHEMA", f"unknown recipe schema {schema!r}", where=where, do=do)
-    for override in overrides:
-        _apply_override(document.value, override)
-    try:
-        return Recipe.model_validate_json(json.dumps(document.value))
-    except ValidationError as error:
-        raise _recipe_error(error, document, where) from error
-
-
-def _apply_override(value: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(
-            "E-OVERRIDE", f"{override!r} is no override", do="write PATH.TO.KEY=VALUE, as in train.epochs=3"
-        )
-    *parents, last = key.split(".")
-    node: dict[str, Any] = value
-    for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):
-            child = {"ref": child} if parent == "backbone" and isinstance(child, str) else {}
-            node[parent] = child
-        node = child
-    if parents == ["freeze"]:
-        node.clear()
-    node[last] = parse_scalar(text)
-
-
-def _recipe_error(error: ValidationError, document: Document, where: str) -> HubtoolError:
-    problem = error.errors()[0]
-    loc = tuple(part for part in problem["loc"] if part != "function-before")
-    line = document.line_of(tuple("schema" if part == "schema_" else part for part in loc))
-    place = f"{where} line {line}" if line else where
-    carried = problem.get("ctx", {}).get("error")
-    if isinstance(carried, HubtoolErrorInField):
-        found = carried.error
-        return type(found)(found.code, found.what, where=place, do=found.do)
-    path = ".".join(str(part) for part in loc)
-    if problem["type"] == "extra_forbidden":
-        key = str(loc[-1])
-        return UsageError("E-RECIPE-KEY", f"unknown key {path!r}{_did_you_mean(key, _keys_at(loc[:-1]))}", where=place)
-    if problem["type"] == "missing":
-        return UsageError("E-RECIPE-MISSING", f"{path!r} is missing", where=place)
-    got = f", got {problem['input']!r}" if not isinstance(problem["input"], dict | list) else ""
-    text = first_problem(error).removeprefix(f"{path}: ").removeprefix("Value error, ")
-    return UsageError("E-RECIPE-VALUE", f"{path}: {text}{got}" if path else text, where=place)
-
-
-def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
-    """The keys the schema knows at a path, for "did you mean"."""
-    model: type[BaseModel] = Recipe
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue
-        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        found = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if found is None:
-            return []
-        model = found
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
+def did_you_mean(word: str, known: list[str]) -> str:
+    """The end of an error about a word that is not among the known ones."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else (f"; known: {', '.join(known)}" if known else "")
