@@ -230,16 +230,25 @@ class Train(Record):
 
 
 class Wandb(Record):
-    """``disabled`` writes nothing; ``offline`` a directory; ``online`` needs a key and falls back to offline."""
+    """``disabled`` writes nothing; ``offline`` a directory; ``online`` needs a key and falls back to offline.
+
+    ``images``: pictures and the confusion matrix may go there too; without it only numbers, recipe and digests do.
+    """
 
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str | None = None
     entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    images: bool = False
 
 
 class Log(Record):
+    """Where the log is shown beside ``metrics.jsonl``. ``sinks``: ``csv``, or what another package offers by name."""
+
     tensorboard: bool = True
     wandb: Wandb = Wandb()
+    sinks: tuple[str, ...] = ()
 
 
 class Card(Record):
