@@ -13,6 +13,7 @@ from pydantic import Field
 from hubtool.core.errors import NotFoundError, UsageError
 from hubtool.core.files import make_dirs
 from hubtool.core.locks import hold
+from hubtool.core.settings import shipped
 from hubtool.records.backbone import BackboneEntry
 from hubtool.records.strict import Record
 
@@ -58,6 +59,12 @@ def read_registry(path: Path) -> Registry | None:
     if schema != SCHEMA:
         raise UsageError("E-REGISTRY-SCHEMA", f"{schema} needs a newer hubtool", where=str(path))
     return Registry.from_json(data, str(path))
+
+
+def read_all(home: Path) -> list[Registry]:
+    """In the order they count: ./registry.json where it is ours, the one under HUBTOOL_HOME, the shipped one."""
+    paths = (Path(FILE_NAME), home / FILE_NAME, shipped(FILE_NAME))
+    return [registry for path in paths if (registry := read_registry(path)) is not None]
 
 
 def add_backbone(path: Path, name: str, entry: BackboneEntry) -> None:
