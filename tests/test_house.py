@@ -57,7 +57,15 @@ GATES = {
     "wandb": ("tracking/",),
     "tensorboard": ("tracking/",),
 }
-BROAD_EXCEPT = ("cli/main", "server/app", "tracking/sinks", "data/loader", "training/processes", "server/embedded")
+BROAD_EXCEPT = (
+    "cli/main",
+    "server/app",
+    "tracking/sinks",
+    "tracking/lane",
+    "data/loader",
+    "training/processes",
+    "server/embedded",
+)
 
 
 def _sources() -> list[Path]:

@@ -1,0 +1,250 @@
+"""recipe · finetune · evaluate · predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hubtool.cli.options import AliasGroup, common, directory, hub_option
+from hubtool.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from hubtool.records.reports import FinetuneReport
+
+_RECIPE = click.argument("recipe")
+_OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH.TO.KEY=VALUE]...")
+
+
+@click.group(cls=AliasGroup)
+def recipe() -> None:
+    """The recipes: list, cp, check, show, schema."""
+
+
+@recipe.command("list")
+@common
+def recipe_list(out: Output) -> None:
+    """The recipes that travel with hubtool."""
+    from hubtool.jobs.recipe import list_recipes
+
+    recipes = list_recipes()
+    out.result(recipes, ids=list(recipes), human=lambda: table(list(recipes.items()), ("recipe", "what it does")))
+
+
+@recipe.command("cp")
+@click.argument("name")
+@click.argument("target", type=click.Path(path_type=Path), required=False)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@common
+def recipe_cp(out: Output, name: str, target: Path | None, force: bool) -> None:
+    """Copy a recipe to a file of your own, to edit it.
+
+    \b
+    Example:
+      hubtool recipe cp last-stage mine.yaml
+    """
+    from hubtool.jobs.recipe import copy_recipe
+
+    path = copy_recipe(name, target, force=force)
+    out.result({"recipe": str(path)}, ids=[str(path)], human=lambda: f"copied to {path}")
+    out.hint(f"hubtool recipe check {path}")
+
+
+@recipe.command("check")
+@_RECIPE
+@_OVERRIDES
+@common
+def recipe_check(out: Output, recipe: str, overrides: tuple[str, ...]) -> None:
+    """Is the recipe right? Names the line and the key that is not; looks at no backbone and no data."""
+    from hubtool.jobs.recipe import check_recipe
+
+    checked = check_recipe(recipe, overrides)
+    out.result(checked, ids=[recipe], human=lambda: f"{recipe}: right")
+
+
+@recipe.command("show")
+@_RECIPE
+@_OVERRIDES
+@common
+def recipe_show(out: Output, recipe: str, overrides: tuple[str, ...]) -> None:
+    """The resolved recipe: every default filled in, the backbone pinned."""
+    import json
+
+    from hubtool.jobs.recipe import show_recipe
+
+    resolved = show_recipe(recipe, overrides, reporter=out.reporter)
+    digest = resolved.digest()
+    out.result(
+        {**resolved.to_dict(), "digest": digest},
+        ids=[digest],
+        human=lambda: json.dumps(resolved.to_dict(), indent=2, ensure_ascii=False) + f"\ndigest {digest}",
+    )
+
+
+@recipe.command("schema")
+@common
+def recipe_schema(out: Output) -> None:
+    """The JSON schema of a recipe, for an editor that completes YAML."""
+    import json
+
+    from hubtool.jobs.recipe import recipe_schema as job
+
+    schema = job()
+    out.result(schema, ids=list(schema["properties"]), human=lambda: json.dumps(schema, indent=2))
+
+
+@click.command()
+@_RECIPE
+@_OVERRIDES
+@directory("The pictures: one folder per class, with or without train/val/test above.")
+@directory("Where the run is kept; default: runs/<recipe>-<backbone>-<digest>.", name="--run", required=False)
+@click.option("--new", is_flag=True, help="Start a twin of a run that is there already.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--workers", type=int, metavar="N", help="Processes that decode pictures; changes no number.")
+@click.option(
+    "--skip-bad", type=int, default=0, metavar="N", help="Leave out up to N damaged files (the card says so)."
+)
+@click.option("--allow-drift", is_flag=True, help="Resume although recipe, data or machine differ (the card says so).")
+@click.option("--no-cache", is_flag=True, help="Compute the frozen part again in every epoch.")
+@click.option("--cache-limit", metavar="SIZE", help="At most that much disk for the cache, as in 5GB.")
+@common
+def finetune(
+    out: Output,
+    recipe: str,
+    overrides: tuple[str, ...],
+    data: Path,
+    run: Path | None,
+    new: bool,
+    device: str,
+    workers: int | None,
+    skip_bad: int,
+    allow_drift: bool,
+    no_cache: bool,
+    cache_limit: str | None,
+) -> None:
+    """Fine-tune a backbone on a folder of pictures. The same command starts, resumes and finds its run again.
+
+    RECIPE is a file or a shipped name (`hubtool recipe list`); any key can be overridden behind it.
+
+    \b
+    Examples:
+      hubtool finetune linear-probe --data flowers
+      hubtool finetune last-stage --data flowers train.epochs=5 train.optimizer.lr=3e-4
+      hubtool finetune mine.yaml --data flowers backbone=timm:resnet18.a1_in1k --device cuda
+    """
+    from hubtool.jobs.finetune import finetune as job
+
+    report = job(
+        recipe,
+        data=data,
+        run=run,
+        new=new,
+        overrides=overrides,
+        device=device,
+        num_workers=workers,
+        skip_bad=skip_bad,
+        allow_drift=allow_drift,
+        use_cache=not no_cache,
+        cache_limit_bytes=_bytes(cache_limit) if cache_limit else None,
+        reporter=out.reporter,
+    )
+    out.result(report, ids=[report.run], human=lambda: finetune_text(report))
+    out.hint(f"hubtool push {report.run} OWNER/NAME --hub local")
+
+
+def finetune_text(report: FinetuneReport) -> str:
+    result = report.result
+    first = "finished" if report.status == "finished" else "finished before, nothing to do"
+    rows = [
+        (claim.name, f"{claim.value:.4f}", f"± {claim.tolerance:.4f}", str(claim.num_samples))
+        for claim in result.claims
+    ]
+    lines = [
+        f"{first}: {report.run}",
+        table(rows, ("claim", "value", "tolerance", "samples"), right=(1, 2, 3)),
+        f"chosen: epoch {result.selected.epoch} by {result.selected.metric} = {result.selected.value:.4f}",
+        f"trained {result.num_trainable:,} of {result.num_params:,} parameters; "
+        + ("the frozen part equals the backbone bit for bit" if result.is_frozen_equal else "FROZEN PART CHANGED"),
+        f"weights {result.weights_digest[:16]}",
+    ]
+    return "\n".join(lines)
+
+
+def _bytes(text: str) -> int:
+    units = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+    unit = units.get(text[-2:].lower(), 1)
+    try:
+        return int(float(text[:-2] if unit > 1 else text) * unit)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no size; write 5GB", param_hint="--cache-limit") from None
+
+
+@click.command()
+@click.argument("target")
+@directory("The pictures to evaluate on.")
+@click.option("--split", metavar="NAME", help="Only this split; default: test, else val, else all.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@click.option("--workers", type=int, metavar="N", help="Processes that decode pictures.")
+@hub_option("Where a repository is looked up.")
+@common
+def evaluate(
+    out: Output, target: str, data: Path, split: str | None, device: str, workers: int | None, hub: str | None
+) -> None:
+    """Metrics of a run, a package or a repository on a folder of pictures.
+
+    \b
+    Example:
+      hubtool evaluate runs/linear-probe-… --data flowers/test
+    """
+    from hubtool.jobs.evaluate import evaluate as job
+
+    report = job(target, data=data, split=split, device=device, num_workers=workers, hub=hub, reporter=out.reporter)
+    rows = [(name, f"{value:.4f}") for name, value in report.metrics.items()]
+    out.result(
+        report,
+        ids=[f"{name}={value}" for name, value in report.metrics.items()],
+        human=lambda: (
+            f"{report.num_samples} pictures ({report.split})\n" + table(rows, ("metric", "value"), right=(1,))
+        ),
+    )
+
+
+@click.command()
+@click.argument("target")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", type=int, default=5, show_default=True, metavar="K", help="The K best classes.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated rows on stdout.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
+@hub_option("Where a repository is looked up.")
+@common
+def predict(
+    out: Output, target: str, images: tuple[Path, ...], top: int, as_csv: bool, device: str, hub: str | None
+) -> None:
+    """Classes of pictures (files or folders), best first.
+
+    \b
+    Example:
+      hubtool predict demo/digits --hub local photo.png
+    """
+    from hubtool.jobs.predict import predict as job
+
+    predictions = job(target, list(images), top=top, device=device, hub=hub, reporter=out.reporter)
+    documents: list[Any] = [p.to_dict() for p in predictions]
+    if as_csv:
+        import csv
+        import sys
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["path", "class", "score"])
+        for prediction in predictions:
+            for name, score in prediction.scores:
+                writer.writerow([prediction.path, name, f"{score:.6f}"])
+        return
+
+    def human() -> str:
+        return "\n".join(
+            f"{p.path}: " + ", ".join(f"{name} {100 * score:.1f} %" for name, score in p.scores) for p in predictions
+        )
+
+    out.result(documents, ids=[p.scores[0][0] for p in predictions], human=human)
