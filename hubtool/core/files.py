@@ -151,6 +151,17 @@ def publish_dir(target: Path, *, disk: Disk = DISK) -> Iterator[Path]:
         shutil.rmtree(temp, ignore_errors=True)
 
 
+def write_inside(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
+    """Write a new file inside a ``publish_dir`` block, its length checked; the end of the block makes it durable."""
+    fd = disk.create(path, 0o644)
+    try:
+        write_all(fd, data, disk)
+        if os.fstat(fd).st_size != len(data):
+            raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(path))
+    finally:
+        disk.close(fd)
+
+
 def _fsync_file(path: Path, disk: Disk) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
