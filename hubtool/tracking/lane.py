@@ -1,0 +1,121 @@
+"""A sink's own thread and bounded queue: where a sink may be slow, fail or hang without anybody waiting for it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from hubtool.records.log import Event
+
+QUEUE_SIZE = 50_000  # about 20 MB of events; a cached linear probe logs some 10,000 a second at most
+HANG_S = 10.0  # a sink that finishes nothing for so long hangs
+_FLUSH_EVERY_S = 2.0
+
+
+class Writer(Protocol):
+    def write(self, event: Event) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lane:
+    """``put``, ``flush`` and ``end`` return at once; ``failure`` is why the sink is lost, None while it works.
+
+    ``build`` makes the sink empty; ``backlog`` are the events it gets first; when the queue was ever full, the sink is
+    built once more at the end and gets ``replay``, the whole journal.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        build: Callable[[], Writer],
+        backlog: Callable[[], Iterable[Event]],
+        replay: Callable[[], Iterable[Event]],
+        warnings: list[str] | None = None,
+        queue_size: int = QUEUE_SIZE,
+        hang_s: float = HANG_S,
+    ) -> None:
+        self.failure: str | None = None
+        self._build = build
+        self._backlog = backlog
+        self._replay = replay
+        self._warnings = [] if warnings is None else warnings
+        self._hang_s = hang_s
+        self._queue: queue.Queue[Event] = queue.Queue(queue_size)
+        self._is_behind = False
+        self._is_ending = threading.Event()
+        self._flush_asked = threading.Event()
+        self._progress_at = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        if self.failure is not None:
+            return
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            self._is_behind = True
+            self._check_hang()
+
+    def flush(self) -> None:
+        self._flush_asked.set()
+
+    def end(self) -> None:
+        self._is_ending.set()
+
+    def join(self) -> None:
+        """Wait for the end as long as there is progress."""
+        while self._thread.is_alive() and self.failure is None:
+            self._thread.join(0.02)
+            self._check_hang()
+
+    def take_warnings(self) -> list[str]:
+        taken = list(self._warnings)
+        del self._warnings[: len(taken)]
+        return taken
+
+    def _check_hang(self) -> None:
+        still_s = time.monotonic() - self._progress_at
+        if still_s > self._hang_s and self._thread.is_alive():
+            self.failure = self.failure or f"it did not answer for {still_s:.0f} s"
+
+    def _work(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  one of the four places: foreign code on its own thread; dropped, said once
+            self.failure = self.failure or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+    def _serve(self) -> None:
+        sink = self._fed(self._backlog())
+        flushed_at = time.monotonic()
+        while self.failure is None:
+            try:
+                sink.write(self._queue.get(timeout=0.1))
+            except queue.Empty:
+                if self._is_ending.is_set():
+                    break
+            now = self._progress_at = time.monotonic()
+            if self._flush_asked.is_set() or now - flushed_at > _FLUSH_EVERY_S:
+                self._flush_asked.clear()
+                sink.flush()
+                flushed_at = now
+        if self.failure is None and self._is_behind:
+            sink.close()
+            sink = self._fed(self._replay())
+        sink.close()
+
+    def _fed(self, events: Iterable[Event]) -> Writer:
+        sink = self._build()
+        for event in events:
+            self._progress_at = time.monotonic()
+            sink.write(event)
+            if self.failure is not None:
+                break
+        return sink

@@ -1,0 +1,79 @@
+"""One calm style for every plot: readable in black and white, without a window system, the same bytes from the same input."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hubtool.core.files import make_dirs, write_bytes
+from hubtool.core.settings import place_caches, read_settings
+
+INK = "#222222"
+GREY = "#8a8a8a"
+PALE = "#d9d9d9"
+BLUE = "#1f5a92"
+# Told apart by lightness and by dash, not by hue alone.
+LINES: tuple[tuple[str, Any], ...] = (
+    ("#1f5a92", "solid"),
+    ("#d1702a", "dashed"),
+    ("#3a8f5c", "dashdot"),
+    ("#7d4f9e", "dotted"),
+    ("#444444", (0, (5, 1, 1, 1, 1, 1))),
+    ("#b08a00", (0, (8, 3))),
+)
+RIGHT, WRONG = "#2b7a3d", "#b3261e"
+_RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ebebeb",
+    "grid.linewidth": 0.8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.hashsalt": "hubtool",
+    "savefig.dpi": 150,
+}
+
+
+@contextmanager
+def figure(width: float, height: float, path: Path) -> Iterator[Any]:
+    """A figure of ``width`` by ``height`` inches; at the end of the block it is written as ``path`` in PNG and in SVG."""
+    place_caches(read_settings())
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_RC):
+        fig: Any = Figure(figsize=(width, height), layout="constrained")
+        yield fig
+        make_dirs(path.parent)
+        for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None, "Creator": None})):
+            stream = io.BytesIO()
+            fig.savefig(stream, format=suffix[1:], metadata=metadata)
+            write_bytes(path.with_suffix(suffix), stream.getvalue())
+
+
+def written(path: Path) -> tuple[Path, Path]:
+    """The two files of a plot, PNG first."""
+    return path.with_suffix(".png"), path.with_suffix(".svg")
+
+
+def shorten(text: str, num_chars: int) -> str:
+    """Cut in the middle: the ends of class names tell them apart."""
+    if len(text) <= num_chars:
+        return text
+    head = (num_chars - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"

@@ -1,0 +1,149 @@
+"""The TensorBoard sink: one event file in ``RUN/logs/tensorboard``, no sub-runs, no TensorFlow.
+
+The file is written here record by record, for torch's SummaryWriter puts the host name into the file's name and opens
+sub-runs for hparams; torch's summary functions make the records that are more than a number.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from hubtool.records.log import Event
+from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.tasks import TASKS
+from hubtool.tracking import media
+from hubtool.tracking.sinks import Place
+
+
+class TensorBoardSink:
+    """Tags are ``tag/split`` (``loss/train``). Starts with the hparams, the layout of the custom scalars and the recipe."""
+
+    def __init__(self, place: Place) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import summary
+
+        self._event_pb2: Any = event_pb2
+        self._summary_pb2: Any = summary_pb2
+        self._summary: Any = summary
+        self._run_dir = place.run_dir
+        place.directory.mkdir(parents=True, exist_ok=True)
+        earlier = sorted(place.directory.glob("events.out.tfevents.*"))
+        self.path = _free_name(place.directory)
+        self._records: Any = RecordWriter(self.path.open("wb"))
+        self._put(event_pb2.Event(file_version="brain.Event:2"))
+        self._begin(place)
+        self._records.flush()
+        for path in earlier:
+            path.unlink()
+
+    def write(self, event: Event) -> None:
+        tag = f"{event.tag}/{event.split}"
+        if event.kind == "scalar":
+            if event.value is not None:
+                value = self._summary_pb2.Summary.Value(tag=tag, simple_value=event.value)
+                self._add(self._summary_pb2.Summary(value=[value]), event.global_step)
+            return
+        for summary in self._pictured(tag, event):
+            self._add(summary, event.global_step)
+
+    def flush(self) -> None:
+        self._records.flush()
+
+    def close(self) -> None:
+        _, _, end = self._summary.hparams({}, {})
+        self._add(end, 0)
+        self._records.close()
+
+    def _pictured(self, tag: str, event: Event) -> list[Any]:
+        """What is no number, read from the file that the event points to."""
+        if event.kind in ("image", "figure"):
+            return [self._image(tag, media.read_bytes(self._run_dir, event))]
+        if event.kind == "text":
+            return [self._summary.text(tag, media.read_bytes(self._run_dir, event).decode())]
+        if event.kind == "histogram":
+            h = media.read_histogram(self._run_dir, event)
+            raw = (h.min, h.max, h.num, h.sum, h.sum_squares, h.limits, h.counts)
+            return [self._summary.histogram_raw(tag, *raw)]
+        if event.kind == "mesh":
+            return [self._mesh(tag, media.read_arrays(self._run_dir, event))]
+        arrays = media.read_arrays(self._run_dir, event)
+        return [self._pr_curve(tag, arrays)] if "recall" in arrays else []
+
+    def _image(self, tag: str, png: bytes) -> Any:
+        width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+        image = self._summary_pb2.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        return self._summary_pb2.Summary(value=[self._summary_pb2.Summary.Value(tag=tag, image=image)])
+
+    def _mesh(self, tag: str, arrays: dict[str, Any]) -> Any:
+        import torch
+
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return self._summary.mesh(tag, tensors["vertices"], tensors.get("colors"), tensors.get("faces"), None, None)
+
+    def _pr_curve(self, tag: str, arrays: dict[str, Any]) -> Any:
+        rows = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
+        return self._summary.pr_curve_raw(tag, *(arrays[row] for row in rows), num_thresholds=len(arrays["recall"]))
+
+    def _begin(self, place: Place) -> None:
+        metrics = metric_tags(place.resolved)
+        experiment, start, _ = self._summary.hparams(hparams(place.resolved), dict.fromkeys(metrics, 0.0))
+        for summary in (experiment, start, self._summary.custom_scalars(layout(place.resolved))):
+            self._add(summary, 0)
+        for tag, name in (("recipe", "recipe.yaml"), ("environment", "environment.json")):
+            path = place.run_dir / name
+            if path.exists():
+                self._add(self._summary.text(tag, f"```\n{path.read_text(encoding='utf-8')}\n```"), 0)
+
+    def _add(self, summary: Any, global_step: int) -> None:
+        self._put(self._event_pb2.Event(summary=summary, step=global_step))
+
+    def _put(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+
+def _free_name(directory: Path) -> Path:
+    """TensorBoard reads the files of a directory in the order of their names."""
+    number = time.time_ns()
+    while (path := directory / f"events.out.tfevents.{number}.hubtool").exists():
+        number += 1
+    return path
+
+
+def metric_tags(resolved: ResolvedRecipe) -> tuple[str, ...]:
+    """The tags of the validation metrics, the one that selects first."""
+    selected = resolved.train.select.metric.removeprefix("val/")
+    names = (selected, *(m for m in TASKS[resolved.task].metrics if m != selected))
+    return tuple(f"{name}/val" for name in names)
+
+
+def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:
+    """The custom scalars: what one looks at first, in one place."""
+    headline = TASKS[resolved.task].metrics[0]
+    return {
+        "overview": {
+            "loss": ["Multiline", ["^loss/train$", "^loss/val$"]],
+            headline: ["Multiline", [f"^{headline}/"]],
+            "learning rate": ["Multiline", ["^lr"]],
+            "images per second": ["Multiline", ["^wall_images_per_s/"]],
+        }
+    }
+
+
+def hparams(resolved: ResolvedRecipe) -> dict[str, str | float]:
+    """The recipe as flat key → value, without the digests of files."""
+    recipe = resolved.to_dict()
+    recipe["backbone"].pop("files")
+    return dict(sorted(_flat(recipe, "").items()))
+
+
+def _flat(value: Any, path: str) -> dict[str, str | float]:
+    if isinstance(value, dict):
+        pairs = [_flat(child, f"{path}.{key}" if path else key) for key, child in value.items()]
+        return {key: leaf for pair in pairs for key, leaf in pair.items()}
+    if isinstance(value, bool) or value is None or isinstance(value, list):
+        return {path: str(value).lower() if isinstance(value, bool) else str(value)}
+    return {path: value}

@@ -1,0 +1,201 @@
+"""The W&B sink: offline a file in ``RUN/logs/wandb``, online the service as well. Never a prompt, argv, host or user name."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import netrc
+import shutil
+import subprocess
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+from hubtool.core.errors import HubtoolError
+from hubtool.core.settings import Settings, place_caches, read_settings
+from hubtool.records.dataset import DataManifest
+from hubtool.records.log import Event
+from hubtool.records.run import Result
+from hubtool.tracking import media
+from hubtool.tracking.sinks import Place
+
+DEFAULT_PROJECT = "hubtool"
+PROBE_S = 3.0
+FINISH_S = 8.0
+
+
+class WandbSink:
+    """One row per global_step; the run's id is the one in ``RUN/logs/sinks.json``, also after a crash.
+
+    Online needs a key and an answer within three seconds; else the run is written offline, with one warning, and
+    ``wandb sync`` sends it later.
+    """
+
+    def __init__(self, place: Place) -> None:
+        settings = read_settings()
+        place_caches(settings)
+        import wandb
+
+        self._wandb: Any = wandb
+        self._run_dir = place.run_dir
+        self._has_images = place.log.wandb.images
+        self._row: dict[str, Any] = {}
+        self._row_step = -1
+        shutil.rmtree(place.directory, ignore_errors=True)
+        place.directory.mkdir(parents=True, exist_ok=True)
+        library = _library_settings(wandb)
+        mode = _mode(place, settings, library.base_url)
+        self._run: Any = self._begin(place, mode, library)
+        # Online the service has the rows of an earlier session already; offline the file starts empty.
+        self._first_step = int(self._run.step) if mode == "online" else 0
+
+    def write(self, event: Event) -> None:
+        value = self._value(event)
+        if value is None:
+            return
+        if event.global_step > self._row_step:
+            self._send_row()
+            self._row_step = event.global_step
+        self._row[f"{event.tag}/{event.split}"] = value
+        self._row["epoch"] = event.epoch
+
+    def flush(self) -> None:
+        """Nothing to do: a row is sent when the next step begins, for W&B cannot add to one that it has."""
+
+    def close(self) -> None:
+        self._send_row()
+        self._run.summary.update(summary_of(self._run_dir))
+        self._run.finish()
+
+    def _begin(self, place: Place, mode: str, library: Any) -> Any:
+        choice = place.log.wandb
+        return self._wandb.init(
+            id=place.id,
+            name=place.run_dir.name,
+            project=choice.project or DEFAULT_PROJECT,
+            entity=choice.entity,
+            group=choice.group,
+            tags=choice.tags,
+            mode=mode,
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            dir=str(place.directory.parent),
+            config=config_of(place),
+            settings=library,
+        )
+
+    def _send_row(self) -> None:
+        if self._row and self._row_step >= self._first_step:
+            self._run.log(self._row, step=self._row_step, commit=True)
+        self._row = {}
+
+    def _value(self, event: Event) -> Any:
+        """What W&B is given for an event; None: it stays here."""
+        if event.kind == "scalar":
+            return event.value
+        if event.kind == "histogram":
+            h = media.read_histogram(self._run_dir, event)
+            return self._wandb.Histogram(np_histogram=(list(h.counts), [h.min, *h.limits]))
+        if event.kind in ("image", "figure") and self._has_images:
+            media.read_bytes(self._run_dir, event)  # the file is the one that was logged
+            return self._wandb.Image(str(self._run_dir / str(event.path)))
+        return None
+
+
+def config_of(place: Place) -> dict[str, Any]:
+    """The resolved recipe and what names the result; the recipe as written and the git commit are the code."""
+    config: dict[str, Any] = {
+        "resolved": place.resolved.to_dict(),
+        "recipe_digest": place.resolved.digest(),
+        "backbone_digest": place.resolved.backbone.digest(),
+    }
+    with contextlib.suppress(HubtoolError):
+        config["data_digest"] = DataManifest.read(place.run_dir / "data.json").digest()
+    recipe = place.run_dir / "recipe.yaml"
+    if recipe.exists():
+        config["recipe"] = recipe.read_text(encoding="utf-8")
+    return config | _git_commit()
+
+
+def summary_of(run_dir: Path) -> dict[str, Any]:
+    """The claims and the digest of the weights, once there is a result."""
+    try:
+        result = Result.read(run_dir / "result.json")
+    except HubtoolError:
+        return {}
+    claims = {f"claims/{claim.name}": claim.value for claim in result.claims}
+    return claims | {"weights_digest": result.weights_digest, "num_trainable": result.num_trainable}
+
+
+def _library_settings(wandb: Any) -> Any:
+    """No argv, host, user, source, system metrics or console: what names the result is in the config."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        disable_job_creation=True,
+        host="",
+        username="",
+        email="",
+        program="",
+        program_relpath="",
+        init_timeout=FINISH_S,
+        finish_timeout=FINISH_S,
+        x_graphql_timeout_seconds=PROBE_S,
+        x_graphql_retry_max=1,
+    )
+
+
+def _mode(place: Place, settings: Settings, url: str) -> str:
+    """``online`` only with a key and an answering service. ``WANDB_MODE=offline`` is honoured."""
+    if place.log.wandb.mode != "online" or settings.wandb_mode in ("offline", "disabled", "dryrun"):
+        return "offline"
+    if not (settings.wandb_api_key or _has_netrc_key(url)):
+        place.warn("W&B has no key here: the run is written offline (`wandb login`, then `wandb sync` sends it)")
+        return "offline"
+    if not _answers(url):
+        place.warn(f"{url} does not answer: the run is written offline (`wandb sync` sends it)")
+        return "offline"
+    return "online"
+
+
+def _has_netrc_key(url: str) -> bool:
+    try:
+        return netrc.netrc().authenticators(urllib.parse.urlsplit(url).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _answers(url: str) -> bool:
+    """Whether anything speaks HTTP there within ``PROBE_S``. No key is sent."""
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=PROBE_S)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _git_commit() -> dict[str, Any]:
+    """The commit of the directory one works in, and whether it has changes; nothing where there is no repository."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"git_commit": commit.strip(), "git_is_dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "--no-optional-locks", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PROBE_S).stdout
