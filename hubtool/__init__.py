@@ -17,8 +17,25 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# verb → the file of hubtool.jobs that holds it, under the same name
-_VERBS: tuple[str, ...] = ()
+# verbs: hubtool.VERB is the function of that name in hubtool.jobs.VERB
+_VERBS: tuple[str, ...] = (
+    "card",
+    "convert",
+    "demo",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "lint",
+    "pack",
+    "predict",
+    "pull",
+    "push",
+    "reproduce",
+    "search",
+    "serve",
+    "show",
+    "verify",
+)
 
 __all__ = ["__version__"]
 
@@ -27,3 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in _VERBS:
         return getattr(importlib.import_module(f"hubtool.jobs.{name}"), name)
     raise AttributeError(f"module 'hubtool' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_VERBS])

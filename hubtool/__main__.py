@@ -1,0 +1,5 @@
+"""``python -m hubtool`` is the command line."""
+
+from hubtool.cli.main import main
+
+main()
