@@ -74,14 +74,14 @@ def scalar_series(events: Iterable[Event]) -> dict[str, tuple[list[float], list[
 
 
 def _panels(series: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    loss = {key: series[key] for key in ("loss/train", "loss/val", "loss/test") if key in series}
-    shares = {
+    loss: dict[str, Any] = {key: series[key] for key in ("loss/train", "loss/val", "loss/test") if key in series}
+    shares: dict[str, Any] = {
         key: value
         for key, value in series.items()
         if key.partition("/")[0] in SHARES and not key.endswith(("/train", "/test"))
     }
-    rates = {key: value for key, value in series.items() if key.startswith("lr")}
-    panels: list[tuple[str, str, dict[str, Any]]] = [
+    rates: dict[str, Any] = {key: value for key, value in series.items() if key.startswith("lr")}
+    panels = [
         ("loss", "mean loss per sample", loss),
         ("validation", "share", dict(list(shares.items())[:5])),
     ]
@@ -134,7 +134,7 @@ def confusion_matrix(
     num_classes = len(classes)
     is_counted = num_classes <= MAX_COUNTED_CLASSES
     side = min(9.0, max(3.4, 1.6 + 0.42 * num_classes))
-    with figure(side + (1.0 if is_counted else 4.6), side + 0.4, path) as fig:
+    with figure(side + (1.0 if is_counted else 4.6), side + (0.4 if is_counted else 1.2), path) as fig:
         axis, beside = (fig.subplots(), None) if is_counted else fig.subplots(1, 2, width_ratios=(side, 3.8))
         shares = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
         picture = axis.imshow(

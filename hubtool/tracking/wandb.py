@@ -7,6 +7,7 @@ import http.client
 import netrc
 import shutil
 import subprocess
+import time
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,7 @@ class WandbSink:
         self._has_images = place.log.wandb.images
         self._row: dict[str, Any] = {}
         self._row_step = -1
-        shutil.rmtree(place.directory, ignore_errors=True)
-        place.directory.mkdir(parents=True, exist_ok=True)
+        _empty(place.directory)
         library = _library_settings(wandb)
         mode = _mode(place, settings, library.base_url)
         self._run: Any = self._begin(place, mode, library)
@@ -150,6 +150,16 @@ def _library_settings(wandb: Any) -> Any:
         x_graphql_timeout_seconds=PROBE_S,
         x_graphql_retry_max=1,
     )
+
+
+def _empty(directory: Path) -> None:
+    """The library's process outlives a killed run for a moment and may still write there."""
+    for _ in range(20):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            break
+        time.sleep(0.05)
+    directory.mkdir(parents=True, exist_ok=True)
 
 
 def _mode(place: Place, settings: Settings, url: str) -> str:
