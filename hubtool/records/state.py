@@ -1,0 +1,64 @@
+"""Where a training stands: state.json of a checkpoint, and its manifest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hubtool.records.backbone import FileDigest
+from hubtool.records.environment import Difference, Numerics
+from hubtool.records.strict import Record
+
+SCHEMA: Literal["hubtool/state/v1"] = "hubtool/state/v1"
+
+
+class Best(Record):
+    """The best checkpoint so far by ``train.select``; ``epoch`` counts finished epochs."""
+
+    checkpoint: str
+    epoch: int
+    global_step: int
+    value: float
+
+
+class Position(Record):
+    """``epoch`` counts epochs that are finished and evaluated, ``global_step`` optimizer steps.
+
+    ``loss_sum`` and ``num_seen`` are the running mean of the epoch under way; ``reference`` and ``num_bad_epochs`` are early
+    stopping's. ``scalars`` is the part of the optimizer's and the gradient scaler's state that is no tensor. ``value`` is the
+    selecting metric where the epoch has just been evaluated. ``drift`` is what ``--allow-drift`` has let pass.
+    """
+
+    schema_: Annotated[Literal["hubtool/state/v1"], Field(alias="schema")] = SCHEMA
+    global_step: int = 0
+    epoch: int = 0
+    metric: str = ""
+    value: float | None = None
+    loss_sum: float = 0.0
+    num_seen: int = 0
+    best: Best | None = None
+    reference: float | None = None
+    num_bad_epochs: int = 0
+    scalars: dict[str, float | int | bool | str | None] = {}
+    journal_size_bytes: int = 0
+    sink_ids: dict[str, str] = {}
+    recipe_digest: str = ""
+    data_digest: str = ""
+    backbone_digest: str = ""
+    numerics: Numerics | None = None
+    drift: tuple[Difference, ...] = ()
+    wall_s: float = 0.0
+
+    @property
+    def checkpoint_name(self) -> str:
+        name = f"e{self.epoch:03d}-s{self.global_step:06d}"
+        return name if self.value is None else f"{name}-{self.metric.replace('/', '_')}={self.value:.4f}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.global_step, self.epoch
+
+
+class CheckpointManifest(Record):
+    files: tuple[FileDigest, ...]

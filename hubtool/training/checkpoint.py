@@ -1,0 +1,200 @@
+"""Checkpoints: written, found, chosen and removed here and nowhere else.
+
+A checkpoint is a delta to the backbone: trainable.safetensors (every parameter that has been trained and every buffer that
+training moves), optimizer.safetensors (its state as ``PARAMETER/KEY``, averaged weights as ``PARAMETER/ema``), state.json
+and, last, MANIFEST.json with the digest of each. It becomes visible in one rename; its name is for people, state.json is
+the truth. The format holds no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from hubtool.core.digests import sha256_bytes
+from hubtool.core.errors import HubtoolError, IntegrityError
+from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_leftovers, write_inside
+from hubtool.records.backbone import FileDigest
+from hubtool.records.state import SCHEMA, CheckpointManifest, Position
+
+TRAINABLE, OPTIMIZER, STATE, MANIFEST = "trainable.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+_INCOMPLETE = "never completed, it has no"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Everything a run needs to go on: its position, the trained tensors by name, the optimizer's and the averages."""
+
+    position: Position
+    tensors: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+
+
+class Checkpoints:
+    """The checkpoints of one run. One writer (the run's lock is held); ``close`` waits for what is being written.
+
+    ``publish`` returns when the checkpoint is durable, ``publish_soon`` writes it beside the training; a failure of it is
+    raised by the next call. Older ones are removed only after the new one is durable.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, disk: Disk = DISK) -> None:
+        make_dirs(directory)
+        remove_leftovers(directory)
+        self.directory = directory
+        self.skipped: list[str] = []
+        self._keep = max(keep, 1)
+        self._disk = disk
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def publish(self, state: TrainState) -> Path:
+        self.wait()
+        return self._publish(state)
+
+    def publish_soon(self, state: TrainState) -> None:
+        """``state`` must not be changed by the caller any more: hand in copies of tensors that go on training."""
+        self.wait()
+        self._pending = self._writer.submit(self._publish, state)
+
+    def wait(self) -> None:
+        """Until the last one is durable; raises what kept it from being so."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        self._writer.shutdown(wait=True)
+
+    def newest_valid(self) -> tuple[Path, Position] | None:
+        """The newest checkpoint whose every digest holds, and whose best one does; ``skipped`` says what was passed over.
+
+        None where there is none at all. Raises IntegrityError when there are some and all are damaged.
+        """
+        self.skipped = []
+        damaged: list[str] = []
+        for path, position, own_problem in self._all():
+            problem = own_problem or self._best_problem(position)
+            if position is not None and not problem:
+                return path, position
+            self.skipped.append(f"{path.name}: {problem}")
+            if not problem.startswith(_INCOMPLETE):
+                damaged.append(self.skipped[-1])
+        if damaged:
+            raise IntegrityError(
+                "E-CKPT-NONE",
+                f"no checkpoint is intact ({'; '.join(damaged)})",
+                where=str(self.directory),
+                do="start again with --new",
+            )
+        return None
+
+    def remove_after(self, position: Position | None) -> None:
+        """Remove what lies after the place a run goes on from: damaged, half, or of another future."""
+        for path, other, problem in self._all():
+            is_later = other is None or position is None or other.order > position.order
+            if problem or is_later:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _best_problem(self, position: Position | None) -> str:
+        if position is None or position.best is None:
+            return ""
+        problem = _problem(self.directory / position.best.checkpoint)
+        return f"its best checkpoint {position.best.checkpoint} is damaged: {problem}" if problem else ""
+
+    def _publish(self, state: TrainState) -> Path:
+        target = self.directory / state.position.checkpoint_name
+        if target.exists() and not _problem(target):
+            return target
+        shutil.rmtree(target, ignore_errors=True)
+        contents = {
+            TRAINABLE: _encode(state.tensors),
+            OPTIMIZER: _encode(state.optimizer),
+            STATE: state.position.to_json() + b"\n",
+        }
+        files = tuple(
+            FileDigest(path=name, size_bytes=len(data), sha256=sha256_bytes(data)) for name, data in contents.items()
+        )
+        contents[MANIFEST] = CheckpointManifest(files=files).to_json() + b"\n"
+        with publish_dir(target, disk=self._disk) as directory:
+            for name, data in contents.items():
+                write_inside(directory / name, data, disk=self._disk)
+        self._prune(state.position)
+        return target
+
+    def _prune(self, newest: Position) -> None:
+        """Keep the newest, the best, and the next newest up to ``keep``."""
+        kept = {newest.checkpoint_name} | ({newest.best.checkpoint} if newest.best else set())
+        others = [path for path, position, _ in self._all(is_deep=False) if position and path.name not in kept]
+        for path in others[max(0, self._keep - len(kept)) :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _all(self, *, is_deep: bool = True) -> list[tuple[Path, Position | None, str]]:
+        """Every checkpoint, the newest first, with what is wrong with it ('' for nothing)."""
+        found: list[tuple[Path, Position | None, str]] = []
+        for path in self.directory.iterdir():
+            if not path.is_dir() or path.name.startswith("."):
+                continue
+            problem = _problem(path) if is_deep or not (path / MANIFEST).exists() else ""
+            try:
+                found.append((path, Position.read(path / STATE), problem))
+            except HubtoolError as error:
+                found.append((path, None, problem or str(error)))
+        return sorted(found, key=lambda row: row[1].order if row[1] else (-1, 0), reverse=True)
+
+
+def read_state(path: Path) -> TrainState:
+    """Read one checkpoint, its digests checked. Raises IntegrityError."""
+    if problem := _problem(path):
+        raise IntegrityError("E-CKPT-DAMAGED", f"the checkpoint is damaged: {problem}", where=str(path))
+    return TrainState(
+        position=Position.read(path / STATE),
+        tensors=safetensors.torch.load((path / TRAINABLE).read_bytes()),
+        optimizer=safetensors.torch.load((path / OPTIMIZER).read_bytes()),
+    )
+
+
+def selected_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights that are claimed and packed: the averaged ones where there are averages."""
+    state = read_state(path)
+    averages = {name.removesuffix("/ema"): value for name, value in state.optimizer.items() if name.endswith("/ema")}
+    return {**state.tensors, **averages}
+
+
+def _encode(tensors: Mapping[str, Tensor]) -> bytes:
+    """safetensors with no metadata and names in order: equal tensors have equal bytes."""
+    plain: dict[str, Any] = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    return bytes(safetensors.torch.save(plain))
+
+
+def _problem(path: Path) -> str:
+    """What is wrong with a checkpoint, '' for nothing."""
+    try:
+        manifest = CheckpointManifest.from_json((path / MANIFEST).read_bytes(), MANIFEST)
+    except FileNotFoundError:
+        return f"{_INCOMPLETE} {MANIFEST}"
+    except (OSError, HubtoolError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    if {file.path for file in manifest.files} != {TRAINABLE, OPTIMIZER, STATE}:
+        return f"{MANIFEST} lists other files"
+    for file in manifest.files:
+        try:
+            data = (path / file.path).read_bytes()
+        except OSError as error:
+            return f"{file.path} cannot be read ({error.strerror})"
+        if len(data) != file.size_bytes or sha256_bytes(data) != file.sha256:
+            return f"{file.path} has not the digest in {MANIFEST}"
+    return _schema_problem(path)
+
+
+def _schema_problem(path: Path) -> str:
+    schema = json.loads((path / STATE).read_bytes()).get("schema")
+    return "" if schema == SCHEMA else f"it needs another version of hubtool ({schema})"

@@ -1,0 +1,336 @@
+"""The training loop. ``fit`` trains one phase: a span of epochs with one set of trainable tensors.
+
+B pictures of a micro-batch, K outputs. Every draw inside a module is seeded by the address of its micro-batch, gradients are
+summed over samples and divided by the step's count, and nothing else is random: a run goes on from any step bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from hubtool.core.errors import NumericError, UsageError
+from hubtool.core.progress import Reporter
+from hubtool.core.seeds import Address
+from hubtool.records.backbone import Phase
+from hubtool.records.dataset import Sample
+from hubtool.records.log import Event
+from hubtool.records.metrics import compute
+from hubtool.records.recipe import Train
+from hubtool.records.state import Best, Position
+from hubtool.records.tasks import TaskName
+from hubtool.training.averages import Averages
+from hubtool.training.checkpoint import Checkpoints, TrainState
+from hubtool.training.evaluate import infer, predictions
+from hubtool.training.feed import Cut, Features, Feed, autocast
+from hubtool.training.losses import Loss
+from hubtool.training.mix import Mixer
+from hubtool.training.optim import lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
+from hubtool.training.order import MicroBatch, Plan
+from hubtool.training.processes import Group
+from hubtool.training.signals import Stop
+
+
+class Journal(Protocol):
+    """The one truth of the log. ``commit`` makes it durable and returns its size; a resume cuts back to that."""
+
+    def append(self, event: Event) -> None: ...
+
+    def commit(self) -> int: ...
+
+    def cut_back(self, size_bytes: int) -> None: ...
+
+    def replay(self) -> Iterator[Event]: ...
+
+
+class Sink(Protocol):
+    """What else is told of every event; it never fails and never waits."""
+
+    def write(self, event: Event) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run trains with, the same in all its phases. ``targets`` are the training targets, on the device."""
+
+    model: Any
+    train: Train
+    task: TaskName
+    plan: Plan
+    mixer: Mixer
+    loss: Loss
+    targets: Tensor
+    samples: Sequence[Sample]
+    val_samples: Sequence[Sample]
+    device: torch.device
+    group: Group
+    checkpoints: Checkpoints
+    save_every: int | None
+    journal: Journal
+    sink: Sink
+    stop: Stop
+    reporter: Reporter
+
+
+def fit(
+    phase: Phase, trained: Sequence[str], cut: Cut, feed: Feed, val_feed: Feed, work: Work, state: TrainState
+) -> TrainState:
+    """Train ``phase`` from where ``state`` stands to its end, or to an early stop.
+
+    ``trained`` names what this phase or one before it trains: that is what checkpoints hold. Raises NumericError (the last
+    good checkpoint stays), InterruptedRun once a signal's step is saved, StorageError when a checkpoint cannot be written.
+    """
+    train, plan = work.train, work.plan
+    live: dict[str, Tensor] = {
+        name: value for name, value in work.model.state_dict(keep_vars=True).items() if name in set(trained)
+    }
+    optimizer = make_optimizer(train, live, phase)
+    restore_optimizer(optimizer, state.optimizer, state.position.scalars)
+    scaler = torch.amp.GradScaler(work.device.type, enabled=train.precision == "fp16")
+    scaler.load_state_dict(_scaler_state(state.position) if scaler.is_enabled() else {})
+    averages = Averages(live, train.ema, state.optimizer)
+    position, began = state.position, time.monotonic()
+    end_epoch = phase.first_epoch + phase.num_epochs
+    end_step = end_epoch * plan.steps_per_epoch
+
+    def snapshot() -> TrainState:
+        tensors, scalars = optimizer_state(optimizer)
+        here = position.model_copy(
+            update={
+                "scalars": scalars | {f"scaler/{key}": value for key, value in scaler.state_dict().items()},
+                "journal_size_bytes": work.journal.commit(),
+                "wall_s": state.position.wall_s + time.monotonic() - began,
+            }
+        )
+        return TrainState(position=here, tensors=_copies(live), optimizer=_copies(tensors | averages.state()))
+
+    def log(tag: str, value: float, split: str = "train") -> None:
+        event = Event(global_step=position.global_step, epoch=position.epoch, split=split, tag=tag, value=value)
+        work.journal.append(event)
+        work.sink.write(event)
+
+    steps = plan.steps(position.global_step, end_step, rank=work.group.rank, num_processes=work.group.num_processes)
+    batches = feed.features(steps)
+    with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
+        bar.advance(position.global_step)
+        while position.epoch < end_epoch and not is_over(train, position):
+            epoch_end = (position.epoch + 1) * plan.steps_per_epoch
+            feed.prepare(
+                plan.steps(
+                    position.global_step, epoch_end, rank=work.group.rank, num_processes=work.group.num_processes
+                )
+            )
+            epoch_began = time.monotonic()
+            while position.global_step < epoch_end:
+                set_lr(optimizer, lr := lr_at(train, position.global_step, plan.steps_per_epoch))
+                loss_sum, num_samples, grad_norm = _step(
+                    position.global_step, batches, cut, optimizer, scaler, work, live
+                )
+                averages.update(position.global_step)
+                position = position.model_copy(
+                    update={
+                        "global_step": position.global_step + 1,
+                        "loss_sum": position.loss_sum + loss_sum,
+                        "num_seen": position.num_seen + num_samples,
+                        "value": None,
+                    }
+                )
+                log("loss", loss_sum / num_samples)
+                log("lr", lr)
+                if grad_norm is not None:
+                    log("grad_norm", grad_norm)
+                bar.advance()
+                if work.stop.is_asked or (work.save_every and position.global_step % work.save_every == 0):
+                    _refuse_bad_weights(live, position)
+                    work.checkpoints.publish_soon(snapshot())
+                if work.stop.is_asked:
+                    raise _stopped(work, position)
+            log("epoch_loss", position.loss_sum / position.num_seen)
+            log("wall_epoch_s", time.monotonic() - epoch_began)
+            with averages.in_place():
+                metrics = _validate(val_feed, cut, work, position)
+            for tag, value in metrics.items():
+                log(tag, value, "val")
+            position = judged(train, position, metrics)
+            bar.note(_note(train, position, metrics))
+            _refuse_bad_weights(live, position)
+            work.checkpoints.publish_soon(snapshot())
+            if work.stop.is_asked:
+                raise _stopped(work, position)
+    work.checkpoints.wait()
+    return snapshot()
+
+
+def _step(
+    global_step: int,
+    features: Iterator[Features],
+    cut: Cut,
+    optimizer: Any,
+    scaler: Any,
+    work: Work,
+    live: Mapping[str, Tensor],
+) -> tuple[float, int, float | None]:
+    """One update: (sum of the losses, number of samples, norm of the gradient if it is clipped), over all processes."""
+    parts = work.plan.step(global_step)
+    num_samples = sum(len(part.samples) for part in parts)
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum = 0.0
+    for batch in parts[work.group.rank :: work.group.num_processes]:
+        feats = next(features)
+        _reseed(Address(purpose="module", step=global_step, index=batch.index).seed(work.train.seed))
+        targets = work.targets[list(batch.samples)]
+        if work.mixer.is_on:
+            targets = work.mixer.targets(work.loss.soft(targets), batch)
+        with autocast(work.device, work.train.precision):
+            logits_BK = cut.suffix(feats, training=True)
+        loss = work.loss(logits_BK, targets)
+        value = float(loss.detach())
+        if not _is_finite(value):
+            raise _bad_batch(work, batch, value)
+        loss_sum += value
+        scaler.scale(loss / num_samples).backward()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    loss_sum = work.group.sum_up(parameters, loss_sum)
+    grad_norm = None
+    if work.train.clip_grad_norm is not None:
+        scaler.unscale_(optimizer)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, work.train.clip_grad_norm))
+        if not _is_finite(grad_norm):
+            if not scaler.is_enabled():
+                raise _bad_batch(work, parts[0], grad_norm)
+            grad_norm = None
+    scaler.step(optimizer)
+    scaler.update()
+    work.group.average_buffers([value for value in live.values() if not value.requires_grad])
+    return loss_sum, num_samples, grad_norm
+
+
+def _validate(feed: Feed, cut: Cut, work: Work, position: Position) -> dict[str, float]:
+    def advance(_num: int) -> None:
+        if work.stop.is_asked:
+            raise _stopped(work, position)
+
+    logits_NK = infer(
+        feed,
+        cut,
+        num_samples=len(work.val_samples),
+        micro_size=work.plan.micro_size,
+        device=work.device,
+        precision=work.train.precision,
+        advance=advance,
+    )
+    found = predictions("val", work.val_samples, logits_NK)
+    return compute(work.task, found.logits_NK, found.targets)
+
+
+def judged(train: Train, position: Position, metrics: Mapping[str, float]) -> Position:
+    """The position after an evaluated epoch: is it the best, and has early stopping lost patience? Pure."""
+    metric = train.select.metric.partition("/")[2]
+    if metric not in metrics:
+        raise UsageError(
+            "E-SELECT",
+            f"no metric {train.select.metric!r} here",
+            where="train.select.metric",
+            do=f"choose one of {', '.join(sorted(metrics))}",
+        )
+    value = metrics[metric]
+    sign = 1 if train.select.mode == "max" else -1
+    after = position.model_copy(
+        update={
+            "epoch": position.epoch + 1,
+            "loss_sum": 0.0,
+            "num_seen": 0,
+            "metric": train.select.metric,
+            "value": value,
+        }
+    )
+    best, reference, num_bad = position.best, position.reference, position.num_bad_epochs + 1
+    if best is None or sign * value > sign * best.value:
+        best = Best(checkpoint=after.checkpoint_name, epoch=after.epoch, global_step=after.global_step, value=value)
+    if reference is None or sign * (value - reference) > train.early_stop.min_delta:
+        reference, num_bad = value, 0
+    return after.model_copy(update={"best": best, "reference": reference, "num_bad_epochs": num_bad})
+
+
+def is_over(train: Train, position: Position) -> bool:
+    """Whether all epochs are done, or early stopping ended them."""
+    patience = train.early_stop.patience
+    return position.epoch >= train.epochs or (patience is not None and position.num_bad_epochs >= patience)
+
+
+def trained_names(model: Any, phases: Iterable[Phase]) -> tuple[str, ...]:
+    """What these phases change: their trainable parameters, and the saved buffers of modules that were ever in train mode."""
+    phases = tuple(phases)
+    parameters = {name for phase in phases for name in phase.trainable}
+    resting = set.intersection(*(set(phase.eval_modules) for phase in phases))
+    saved = model.state_dict().keys()
+    buffers = {name for name, _ in model.named_buffers() if name in saved and name.rpartition(".")[0] not in resting}
+    return tuple(sorted(parameters | buffers))
+
+
+def restore(model: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Put a checkpoint's tensors into the model."""
+    own = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+
+
+def _reseed(seed: int) -> None:
+    """Seed what modules draw from: dropout and drop-path take the default generators."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    elif torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _scaler_state(position: Position) -> dict[str, Any]:
+    fresh = torch.amp.GradScaler("cpu").state_dict()
+    return {key: position.scalars.get(f"scaler/{key}", value) for key, value in fresh.items()}
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0
+
+
+def _bad_batch(work: Work, batch: MicroBatch, value: float) -> NumericError:
+    names = [work.samples[sample].path or work.samples[sample].sha256[:12] for sample in batch.samples]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return NumericError(
+        "E-NUMERIC-LOSS",
+        f"the loss is {value} at step {batch.global_step}",
+        where=f"epoch {batch.epoch}, micro-batch {batch.index}: {shown}",
+        do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
+    )
+
+
+def _refuse_bad_weights(live: Mapping[str, Tensor], position: Position) -> None:
+    for name, value in live.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
+            raise NumericError(
+                "E-NUMERIC-WEIGHT",
+                f"{name} is not finite after step {position.global_step}",
+                do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
+            )
+
+
+def _stopped(work: Work, position: Position) -> Exception:
+    work.checkpoints.wait()
+    return work.stop.interrupted(f"saved at step {position.global_step}")
+
+
+def _note(train: Train, position: Position, metrics: Mapping[str, float]) -> str:
+    shown = " · ".join(
+        f"val/{tag} {value:.4f}" for tag, value in [*list(metrics.items())[:1], ("loss", metrics["loss"])]
+    )
+    return f"epoch {position.epoch}/{train.epochs} · {shown}"

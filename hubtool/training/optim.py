@@ -1,0 +1,134 @@
+"""Optimizers by name, learning rates as pure functions of the step, and their state as named tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hubtool.core.errors import UsageError
+from hubtool.records.backbone import Phase
+from hubtool.records.recipe import Train
+
+Scalars = dict[str, float | int | bool | str | None]
+
+
+def lr_at(train: Train, global_step: int, steps_per_epoch: int) -> float:
+    """The base learning rate of a step (from 0). Warm-up rises linearly to ``lr``, then the schedule goes to ``min_lr``."""
+    schedule, peak = train.schedule, train.optimizer.lr
+    total = train.epochs * steps_per_epoch
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total)
+    if global_step < warmup:
+        return peak * (global_step + 1) / (warmup + 1)
+    if schedule.name == "constant":
+        return peak
+    done = (global_step - warmup) / max(1, total - warmup)
+    if schedule.name == "step":
+        return max(schedule.min_lr, peak * 0.1 ** min(2, int(3 * global_step / total)))
+    share = (1 + math.cos(math.pi * done)) / 2 if schedule.name == "cosine" else 1 - done
+    return schedule.min_lr + (peak - schedule.min_lr) * share
+
+
+def make_optimizer(train: Train, parameters: Mapping[str, Tensor], phase: Phase) -> Any:
+    """The optimizer over the phase's trainable parameters.
+
+    One group for each (lr scale, decayed or not), in sorted order; ``lr_scale`` stands in the group. As in timm, biases and
+    other one-dimensional parameters are not decayed. Raises UsageError for a name that timm.optim does not know.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    name = train.optimizer.name
+    if name not in list_optimizers():
+        raise UsageError(
+            "E-OPTIMIZER",
+            f"unknown optimizer {name!r}",
+            where="train.optimizer.name",
+            do=_nearest(name, list_optimizers()),
+        )
+    groups: dict[tuple[float, bool], list[str]] = {}
+    for parameter in sorted(phase.trainable):
+        is_decayed = parameters[parameter].ndim > 1
+        groups.setdefault((phase.trainable[parameter], is_decayed), []).append(parameter)
+    param_groups = [
+        {
+            "params": [parameters[n] for n in names],
+            "names": tuple(names),
+            "lr_scale": scale,
+            "weight_decay": train.optimizer.weight_decay if is_decayed else 0.0,
+        }
+        for (scale, is_decayed), names in sorted(groups.items())
+    ]
+    return create_optimizer_v2(
+        param_groups,
+        opt=name,
+        lr=train.optimizer.lr,
+        weight_decay=train.optimizer.weight_decay,
+        **_momentum(name, train.optimizer.momentum),
+    )
+
+
+def _momentum(name: str, momentum: float) -> dict[str, Any]:
+    """``momentum`` as the optimizer spells it: SGD's own, or the first beta where there are betas."""
+    from timm.optim import get_optimizer_info
+
+    info = get_optimizer_info(name)
+    if info.has_momentum:
+        return {"momentum": momentum}
+    return {"betas": (momentum, 0.999)} if info.has_betas and info.num_betas == 2 else {}
+
+
+def set_lr(optimizer: Any, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def optimizer_state(optimizer: Any) -> tuple[dict[str, Tensor], Scalars]:
+    """Its state as tensors ``PARAMETER/KEY`` and scalars (a group's own as ``#GROUP/KEY``); references, not copies."""
+    tensors: dict[str, Tensor] = {}
+    scalars: Scalars = {}
+    for number, group in enumerate(optimizer.param_groups):
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{name}/{key}"] = value
+                else:
+                    scalars[f"{name}/{key}"] = value
+        for key in sorted(group.keys() - optimizer.defaults.keys() - {"params", "names", "lr_scale"}):
+            if isinstance(group[key], torch.Tensor):
+                tensors[f"#{number}/{key}"] = group[key]
+            else:
+                scalars[f"#{number}/{key}"] = group[key]
+    return tensors, scalars
+
+
+def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
+    """The inverse for every parameter both know; one that has just begun to train starts without state."""
+    for number, group in enumerate(optimizer.param_groups):
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            prefix = f"{name}/"
+            kept: dict[str, Any] = {
+                key.removeprefix(prefix): _placed(value, parameter)
+                for key, value in tensors.items()
+                if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
+            }
+            kept |= {key.removeprefix(prefix): value for key, value in scalars.items() if key.startswith(prefix)}
+            if kept:
+                optimizer.state[parameter] = kept
+        for key, kept_value in {**scalars, **tensors}.items():
+            if key.startswith(f"#{number}/"):
+                group[key.partition("/")[2]] = kept_value
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """Moments live beside their parameter; a step counter stays on the CPU, where torch keeps it."""
+    return value.to(parameter.device) if value.ndim else value
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known[:12])}, …"
