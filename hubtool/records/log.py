@@ -19,7 +19,9 @@ class Event(Record):
 
     global_step: Annotated[int, Field(ge=0)]
     epoch: Annotated[int, Field(ge=0)]
-    kind: Literal["scalar", "image", "figure", "histogram", "text", "mesh", "table"] = "scalar"
+    kind: Literal[
+        "scalar", "image", "figure", "histogram", "text", "mesh", "table", "pr_curve", "embedding", "graph"
+    ] = "scalar"
     split: str = "train"
     tag: str
     value: Annotated[float, Field(allow_inf_nan=False)] | None = None
