@@ -13,6 +13,8 @@ from hubtool.records.log import Event
 QUEUE_SIZE = 50_000  # about 20 MB of events; a cached linear probe logs some 10,000 a second at most
 HANG_S = 10.0  # a sink that finishes nothing for so long hangs
 _FLUSH_EVERY_S = 2.0
+_BITE = 100
+_DUTY = 0.05  # the share of the time that a sink may compute in while training goes on
 
 
 class Writer(Protocol):
@@ -51,7 +53,7 @@ class Lane:
         self._is_behind = False
         self._is_ending = threading.Event()
         self._flush_asked = threading.Event()
-        self._progress_at = time.monotonic()
+        self._progress_at = self._flushed_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
@@ -94,28 +96,52 @@ class Lane:
 
     def _serve(self) -> None:
         sink = self._fed(self._backlog())
-        flushed_at = time.monotonic()
         while self.failure is None:
-            try:
-                sink.write(self._queue.get(timeout=0.1))
-            except queue.Empty:
-                if self._is_ending.is_set():
-                    break
-            now = self._progress_at = time.monotonic()
-            if self._flush_asked.is_set() or now - flushed_at > _FLUSH_EVERY_S:
+            began = time.monotonic()
+            num_written = self._write_some(sink)
+            if num_written == 0 and self._is_ending.is_set():
+                break
+            self._rest(began if num_written else time.monotonic())
+            now = time.monotonic()
+            if self._flush_asked.is_set() or now - self._flushed_at > _FLUSH_EVERY_S:
                 self._flush_asked.clear()
                 sink.flush()
-                flushed_at = now
+                self._flushed_at = now
         if self.failure is None and self._is_behind:
             sink.close()
             sink = self._fed(self._replay())
         sink.close()
 
+    def _write_some(self, sink: Writer) -> int:
+        """Write what is queued, a bite at most; waits a moment for the first. Returns how many."""
+        for number in range(_BITE):
+            try:
+                event = self._queue.get_nowait()
+            except queue.Empty:
+                if number == 0:
+                    self._is_ending.wait(0.1)
+                self._progress_at = time.monotonic()
+                return number
+            sink.write(event)
+            self._progress_at = time.monotonic()
+        return _BITE
+
     def _fed(self, events: Iterable[Event]) -> Writer:
         sink = self._build()
-        for event in events:
+        began = time.monotonic()
+        for number, event in enumerate(events, 1):
             self._progress_at = time.monotonic()
             sink.write(event)
             if self.failure is not None:
                 break
+            if number % _BITE == 0:
+                self._rest(began)
+                began = time.monotonic()
         return sink
+
+    def _rest(self, began: float) -> None:
+        """While this thread computes, training may wait for the interpreter: leave it most of the time."""
+        busy_s = time.monotonic() - began
+        if busy_s > 0.001:
+            self._is_ending.wait(min(2.0, busy_s * (1 / _DUTY - 1)))
+        self._progress_at = time.monotonic()

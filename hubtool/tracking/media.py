@@ -25,7 +25,7 @@ from hubtool.records.log import Event
 DIRECTORY = "logs/media"
 NUM_BINS = 64
 Array = np.ndarray[Any, np.dtype[Any]]
-Kind = Literal["image", "figure", "histogram", "text", "mesh", "table"]
+Kind = Literal["image", "figure", "histogram", "text", "mesh", "table", "pr_curve", "embedding", "graph"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,17 @@ def write_arrays(moment: Moment, kind: Kind, tag: str, arrays: Mapping[str, Arra
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **dict(sorted(arrays.items())))
     return _write(moment, kind, tag, stream.getvalue(), "npz")
+
+
+def write_data(moment: Moment, kind: Kind, tag: str, data: bytes, suffix: str) -> Event:
+    """Bytes as they are."""
+    return _write(moment, kind, tag, data, suffix)
+
+
+def point_to(moment: Moment, kind: Kind, tag: str, file: Path) -> Event:
+    """An event for a file that stands in the run already, such as a plot."""
+    path = file.relative_to(moment.run_dir).as_posix()
+    return moment.event(kind, tag, path, file.read_bytes())
 
 
 def write_histograms(moment: Moment, values: Mapping[str, Array]) -> tuple[Event, ...]:

@@ -14,6 +14,8 @@ from hubtool.records.log import Event
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.tasks import TASKS
 from hubtool.tracking import media
+from hubtool.tracking.projector import Projector
+from hubtool.tracking.ranking import PR_ROWS
 from hubtool.tracking.sinks import Place
 
 
@@ -31,6 +33,7 @@ class TensorBoardSink:
         self._run_dir = place.run_dir
         place.directory.mkdir(parents=True, exist_ok=True)
         earlier = sorted(place.directory.glob("events.out.tfevents.*"))
+        self._projector = Projector(place.directory)
         self.path = _free_name(place.directory)
         self._records: Any = RecordWriter(self.path.open("wb"))
         self._put(event_pb2.Event(file_version="brain.Event:2"))
@@ -59,18 +62,28 @@ class TensorBoardSink:
 
     def _pictured(self, tag: str, event: Event) -> list[Any]:
         """What is no number, read from the file that the event points to."""
+        data = media.read_bytes(self._run_dir, event)
         if event.kind in ("image", "figure"):
-            return [self._image(tag, media.read_bytes(self._run_dir, event))]
+            return [self._image(tag, data)]
         if event.kind == "text":
-            return [self._summary.text(tag, media.read_bytes(self._run_dir, event).decode())]
+            return [self._summary.text(tag, data.decode())]
         if event.kind == "histogram":
             h = media.read_histogram(self._run_dir, event)
             raw = (h.min, h.max, h.num, h.sum, h.sum_squares, h.limits, h.counts)
             return [self._summary.histogram_raw(tag, *raw)]
-        if event.kind == "mesh":
-            return [self._mesh(tag, media.read_arrays(self._run_dir, event))]
+        if event.kind == "graph":
+            self._put(self._event_pb2.Event(graph_def=data))
+            return []
+        if event.kind == "table":
+            return []
         arrays = media.read_arrays(self._run_dir, event)
-        return [self._pr_curve(tag, arrays)] if "recall" in arrays else []
+        if event.kind == "mesh":
+            return [self._mesh(tag, arrays)]
+        if event.kind == "pr_curve":
+            rows = (arrays[row] for row in PR_ROWS)
+            return [self._summary.pr_curve_raw(tag, *rows, num_thresholds=len(arrays["recall"]))]
+        self._projector.add(tag, event.global_step, arrays)
+        return []
 
     def _image(self, tag: str, png: bytes) -> Any:
         width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
@@ -81,11 +94,7 @@ class TensorBoardSink:
         import torch
 
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return self._summary.mesh(tag, tensors["vertices"], tensors.get("colors"), tensors.get("faces"), None, None)
-
-    def _pr_curve(self, tag: str, arrays: dict[str, Any]) -> Any:
-        rows = ("true_positives", "false_positives", "true_negatives", "false_negatives", "precision", "recall")
-        return self._summary.pr_curve_raw(tag, *(arrays[row] for row in rows), num_thresholds=len(arrays["recall"]))
+        return self._summary.mesh(tag, tensors["vertices"], tensors.get("colors"), tensors.get("faces"), None)
 
     def _begin(self, place: Place) -> None:
         metrics = metric_tags(place.resolved)
@@ -103,6 +112,17 @@ class TensorBoardSink:
     def _put(self, event: Any) -> None:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
+
+
+def model_graph(model: Any, x_BCHW: Any) -> bytes:
+    """The model's graph for an event of kind ``graph``; traces the model, which costs seconds."""
+    import torch
+    from torch.utils.tensorboard._pytorch_graph import graph
+
+    with torch.no_grad():
+        traced, _ = graph(model, x_BCHW, verbose=False, use_strict_trace=False)
+    data: bytes = traced.SerializeToString()
+    return data
 
 
 def _free_name(directory: Path) -> Path:
