@@ -14,7 +14,7 @@ import numpy as np
 
 from hubtool.records.claims import SHARES
 from hubtool.records.log import Event
-from hubtool.tracking.style import INK, LINES, PALE, figure, shorten, written
+from hubtool.tracking.plots_style import INK, LINES, PALE, figure, shorten, written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_COUNTED_CLASSES = 20

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hubtool.tracking.style import RIGHT, WRONG, figure, shorten, written
+from hubtool.tracking.plots_style import RIGHT, WRONG, figure, shorten, written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_THUMBNAILS = 2000

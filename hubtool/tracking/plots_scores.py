@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hubtool.tracking.ranking import pr_points, roc_points
-from hubtool.tracking.style import BLUE, GREY, INK, LINES, PALE, figure, shorten, written
+from hubtool.tracking.plots_style import BLUE, GREY, INK, LINES, PALE, figure, shorten, written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_BARS = 40
@@ -50,7 +50,7 @@ def reliability(
         axis.set_ylabel("share right")
         error = "" if calibration_error is None else f" · calibration error {calibration_error:.3f}"
         axis.set_title(f"reliability{error}")
-        axis.legend(loc="upper left")
+        axis.legend(loc="lower right")
         below.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=PALE, edgecolor=GREY)
         below.set_yscale("symlog", linthresh=1)
         below.set_ylim(0, max(2, counts.max() * 2))
