@@ -150,7 +150,8 @@ def _carried_over(base: str | None, license_: License | None) -> License:
         "E-LICENSE-UNKNOWN",
         f"the licence of the backbone is {base or 'not known'!s}",
         where="run.card.license",
-        do="read the backbone's terms and name the licence of the result, as in run.card.license=apache-2.0",
+        do="read the backbone's terms and name the licence of the result, as in run.card.license="
+        + ("other" if license_ else "apache-2.0"),
     )
 
 

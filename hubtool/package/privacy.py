@@ -7,12 +7,11 @@ left out; the log keeps its numbers and the pointers to what goes along; the hos
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from hubtool.core.errors import IntegrityError
-from hubtool.core.files import safe_walk
+from hubtool.core.files import safe_walk, write_inside
 from hubtool.records.log import Event
 
 LOG_NAME = "logs/metrics.jsonl"
@@ -64,7 +63,7 @@ def copy_plots(run_dir: Path, target: Path, *, with_images: bool) -> None:
             path.endswith(".svg") and b"data:image" in file.read_bytes()
         )
         if with_images or is_number_plot:
-            _copy(file, target / path)
+            _write(target / path, file.read_bytes())
 
 
 def copy_logs(run_dir: Path, target: Path, *, with_images: bool) -> None:
@@ -81,14 +80,13 @@ def copy_logs(run_dir: Path, target: Path, *, with_images: bool) -> None:
                 _copy_pointed(run_dir, event, target)
             if event.path is None or (target / event.path).is_file():
                 kept.append(line)
-    (target / LOG_NAME).parent.mkdir(parents=True, exist_ok=True)
-    (target / LOG_NAME).write_bytes(b"".join(kept))
+    _write(target / LOG_NAME, b"".join(kept))
 
 
 def _copy_pointed(run_dir: Path, event: Event, target: Path) -> None:
     files = dict(safe_walk(run_dir))
     if event.path in files and not (target / event.path).exists():
-        _copy(files[event.path], target / event.path)
+        _write(target / event.path, files[event.path].read_bytes())
 
 
 def _copy_event_files(run_dir: Path, target: Path, *, with_images: bool) -> None:
@@ -100,10 +98,8 @@ def _copy_event_files(run_dir: Path, target: Path, *, with_images: bool) -> None
         match = _EVENT_FILE.match(base)
         if match is None:
             continue
-        place = target / "logs" / "tensorboard" / folder
-        place.mkdir(parents=True, exist_ok=True)
-        records = (r for r in read_records(file) if with_images or not _PICTURE_BYTES.search(r))
-        (place / f"events.out.tfevents.{match[1]}.hubtool.{index}").write_bytes(b"".join(records))
+        path = target / "logs" / "tensorboard" / folder / f"events.out.tfevents.{match[1]}.hubtool.{index}"
+        _write(path, b"".join(r for r in read_records(file) if with_images or not _PICTURE_BYTES.search(r)))
 
 
 def read_records(file: Path) -> Iterator[bytes]:
@@ -121,6 +117,6 @@ def read_records(file: Path) -> Iterator[bytes]:
         start = end
 
 
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_inside(path, data)

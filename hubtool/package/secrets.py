@@ -32,42 +32,43 @@ class Secret:
 
 
 # Each pattern has one group: the secret itself.
-_RULES: tuple[tuple[str, re.Pattern[bytes]], ...] = tuple(
-    (name, re.compile(pattern))
-    for name, pattern in (
-        ("Hugging Face token", rb"(?<![A-Za-z0-9_])((?:hf|api_org)_[A-Za-z0-9]{20,})"),
-        ("hubtool hub token", rb"(?<![A-Za-z0-9_])(hth_[A-Za-z0-9]{20,})"),
-        ("W&B key", rb"(?<![A-Za-z0-9_])(wandb_v\d+_[A-Za-z0-9_]{30,})"),
-        (
-            "W&B key",
-            rb"(?i)(?:wandb|w&b|weights ?(?:and|&) ?biases)[^\n]{0,80}?(?:key|token|password|passwd|login|secret)"
-            rb"[^\n]{0,24}?(?<![0-9a-f])((?:local-)?[0-9a-f]{40})(?![0-9a-f])",
-        ),
-        (
-            "API key",
-            rb"(?i)(?:api[_ -]?key|(?:auth|access)[_ -]?token|secret[_ -]?key)[\"']?\s*[=:]\s*[\"']?"
-            rb"([0-9a-f]{40})(?![0-9a-f])",
-        ),
-        ("netrc password", rb"(?i)machine\s+\S+\s+login\s+\S+\s+password\s+([^\s\0]{6,})"),
-        ("AWS access key", rb"(?<![A-Za-z0-9])((?:AKIA|ASIA)[0-9A-Z]{16})(?![A-Za-z0-9])"),
-        ("AWS secret key", rb"(?i)aws.{0,30}?(?:secret|key).{0,20}?[=:]\s*[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])"),
-        ("private key", rb"(-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----)"),
-        (
-            "password in a URL",
-            rb"(?i)[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>\0]{0,100}:([^\s/@\"'<>\0]{3,200})@[a-z0-9\[]",
-        ),
-        ("GitHub token", rb"(?<![A-Za-z0-9_])(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})"),
-        ("GitLab token", rb"(?<![A-Za-z0-9_])(glpat-[A-Za-z0-9_-]{20,})"),
-        ("Slack token", rb"(?<![A-Za-z0-9_])(xox[abeprs]-[A-Za-z0-9-]{10,})"),
-        ("Google API key", rb"(?<![A-Za-z0-9_])(AIza[0-9A-Za-z_-]{35})(?![0-9A-Za-z_-])"),
-        ("Azure storage key", rb"AccountKey=([A-Za-z0-9+/]{60,}={0,2})"),
-        ("API key", rb"(?<![A-Za-z0-9_])(sk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,})"),
-        ("npm token", rb"(?<![A-Za-z0-9_])(npm_[A-Za-z0-9]{36})"),
-        ("PyPI token", rb"(?<![A-Za-z0-9_])(pypi-AgE[A-Za-z0-9_-]{50,})"),
-        ("bearer token", rb"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+([A-Za-z0-9._~+/-]{16,}=*)"),
-        ("JSON web token", rb"(?<![A-Za-z0-9_])(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{16,})"),
-    )
+_SHAPES: tuple[tuple[str, bytes], ...] = (
+    ("Hugging Face token", rb"(?<![A-Za-z0-9_])((?:hf|api_org)_[A-Za-z0-9]{20,})"),
+    ("hubtool hub token", rb"(?<![A-Za-z0-9_])(hth_[A-Za-z0-9]{20,})"),
+    ("W&B key", rb"(?<![A-Za-z0-9_])(wandb_v\d+_[A-Za-z0-9_]{30,})"),
+    (
+        "W&B key",
+        rb"(?i)(?:wandb|w&b|weights ?(?:and|&) ?biases)[^\n]{0,80}?(?:key|token|password|passwd|login|secret)"
+        rb"[^\n]{0,24}?(?<![0-9a-f])((?:local-)?[0-9a-f]{40})(?![0-9a-f])",
+    ),
+    (
+        "API key",
+        rb"(?i)(?:api[_ -]?key|(?:auth|access)[_ -]?token|secret[_ -]?key)[\"']?\s*[=:]\s*[\"']?"
+        rb"([0-9a-f]{40})(?![0-9a-f])",
+    ),
+    ("netrc password", rb"(?i)machine\s+\S+\s+login\s+\S+\s+password\s+([^\s\0]{6,})"),
+    ("AWS access key", rb"(?<![A-Za-z0-9])((?:AKIA|ASIA)[0-9A-Z]{16})(?![A-Za-z0-9])"),
+    ("AWS secret key", rb"(?i)aws.{0,30}?(?:secret|key).{0,20}?[=:]\s*[\"']?([A-Za-z0-9/+]{40})(?![A-Za-z0-9/+])"),
+    ("private key", rb"(-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----)"),
+    (
+        "password in a URL",
+        rb"(?i)[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"'<>\0]{0,100}:([^\s/@\"'<>\0]{3,200})@[a-z0-9\[]",
+    ),
+    ("GitHub token", rb"(?<![A-Za-z0-9_])(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{22,})"),
+    ("GitLab token", rb"(?<![A-Za-z0-9_])(glpat-[A-Za-z0-9_-]{20,})"),
+    ("Slack token", rb"(?<![A-Za-z0-9_])(xox[abeprs]-[A-Za-z0-9-]{10,})"),
+    ("Google API key", rb"(?<![A-Za-z0-9_])(AIza[0-9A-Za-z_-]{35})(?![0-9A-Za-z_-])"),
+    ("Azure storage key", rb"AccountKey=([A-Za-z0-9+/]{60,}={0,2})"),
+    ("API key", rb"(?<![A-Za-z0-9_])(sk-(?:ant-|proj-|svcacct-)?[A-Za-z0-9_-]{32,})"),
+    ("npm token", rb"(?<![A-Za-z0-9_])(npm_[A-Za-z0-9]{36})"),
+    ("PyPI token", rb"(?<![A-Za-z0-9_])(pypi-AgE[A-Za-z0-9_-]{50,})"),
+    ("bearer token", rb"(?i)authorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic)\s+([A-Za-z0-9._~+/-]{16,}=*)"),
+    ("JSON web token", rb"(?<![A-Za-z0-9_])(eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{16,})"),
 )
+_RULES = tuple((name, re.compile(shape)) for name, shape in _SHAPES)
+# In a binary file the byte before and after a text is a length, a checksum or a tag, and may look like a letter of it.
+_EDGE = re.compile(rb"\(\?<?!\[[^]]*\]\)")
+_BINARY_RULES = tuple((name, re.compile(_EDGE.sub(b"", shape))) for name, shape in _SHAPES)
 # One pass that tells whether any rule is worth trying: a piece of text that each needs.
 _ANY = re.compile(
     rb"hf_|api_org_|hth_|wandb|w&b|weights|key|token|password|AKIA|ASIA|aws|PRIVATE KEY|://|gh[pousr]_|github_pat_|glpat-|xox|AIza"
@@ -81,7 +82,7 @@ def scan_bytes(data: bytes, path: str, *, first_line: int = 1) -> tuple[Secret, 
     if not _ANY.search(data):
         return ()
     found: dict[int, Secret] = {}
-    for rule, pattern in _RULES:
+    for rule, pattern in _BINARY_RULES if b"\0" in data else _RULES:
         for match in pattern.finditer(data):
             token, start = match.group(1), match.start(1)
             if start in found or _is_placeholder(token):

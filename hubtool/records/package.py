@@ -42,6 +42,7 @@ class Snippet(Record):
     """Code that was run when the package was made, and what it printed; OWNER/NAME stands in the repository's place."""
 
     library: str
+    version: str
     code: str
     output: str
 

@@ -1,0 +1,252 @@
+"""From a finished run to a package: a directory with everything that somebody else needs, hubtool.json last.
+
+Nothing is seen under the target's name before all of it is there. What the room cannot do itself (write a model, run a
+snippet) the caller hands in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets as random_names
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import hubtool
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
+from hubtool.core.files import TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
+from hubtool.package import card as cards
+from hubtool.package import secrets
+from hubtool.package.facts import BACKBONE_NAME, CARD_NAME, LAYERS_NAME, SNIPPETS_NAME, WEIGHTS_NAME
+from hubtool.package.licenses import License
+from hubtool.package.privacy import copy_logs, copy_plots
+from hubtool.package.snippets import REPO, snippets_for
+from hubtool.package.tensors import packed_weights
+from hubtool.records.backbone import BackboneEntry, FileDigest, LayerTable
+from hubtool.records.dataset import DataManifest
+from hubtool.records.package import MANIFEST_NAME, Layout, PackageManifest, Snippet, Snippets
+from hubtool.records.recipe import Card
+from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.run import Result
+from hubtool.records.strict import Record
+
+# Write the model and its golden logits into the directory; tell which layout it has.
+WriteModel = Callable[[Path], Layout]
+# Run the programs (library → code) on the package in the directory; for each that can run here: the version, what it printed.
+RunSnippets = Callable[[Path, Mapping[str, str]], Mapping[str, tuple[str, str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the run directory does not say: the backbone as pulled, the licence of the result, what a person named."""
+
+    backbone: BackboneEntry
+    license: License
+    title: str | None = None
+    dataset: str | None = None
+    layers: LayerTable | None = None
+
+
+def pack(
+    run_dir: Path,
+    target: Path,
+    *,
+    about: About,
+    write_model: WriteModel,
+    run_snippets: RunSnippets,
+    with_images: bool = False,
+    with_names: bool = False,
+) -> PackageManifest:
+    """Make the package ``target`` from the finished run ``run_dir``.
+
+    A package that stands there is replaced, and what a person wrote in its card kept; anything else there is refused.
+    Raises SecurityError for a secret, IntegrityError for evidence that does not belong to the run's result.
+    """
+    person = _person_text_of(target)
+    with _replacing(target), publish_dir(target) as temp:
+        _copy_run(run_dir, temp, with_images=with_images, with_names=with_names)
+        _write_about(temp, about)
+        layout = write_model(temp)
+        _write_record(temp / WEIGHTS_NAME, packed_weights(temp))
+        _write_record(temp / SNIPPETS_NAME, _snippets(temp, layout, run_snippets))
+        secrets.refuse(secrets.scan(temp))
+        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=person).encode())
+        secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
+        manifest = PackageManifest(
+            hubtool=hubtool.__version__,
+            layout=layout,
+            base_model=about.backbone.origin.repo_id or about.backbone.ref.partition("@")[0],
+            base_revision=about.backbone.origin.revision,
+            license=_license_spelling(about.license),
+            has_images=with_images,
+            has_names=with_names,
+            files=file_digests(temp),
+        )
+        _write_record(temp / MANIFEST_NAME, manifest)
+    return manifest
+
+
+def address(package_dir: Path, repo: str, *, person: Mapping[str, str] | None = None) -> PackageManifest:
+    """Make the card name the repository ``OWNER/NAME`` it is pushed to, keep what a person wrote in it, update hubtool.json.
+
+    ``person`` is the text of the card that stands in the repository now; what stands in the package's own card comes first.
+    The same repository and text give the same bytes. Interrupted, it is done by calling it again.
+    """
+    manifest = read_manifest(package_dir)
+    path = package_dir / cards.FILE_NAME
+    own = cards.person_text(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    texts = {**(person or {}), **own}
+    text = cards.render(package_dir, layout=manifest.layout, repo=repo, person=texts)
+    secrets.refuse(secrets.scan_text(text, cards.FILE_NAME))
+    write_text(path, text)
+    files = tuple(f for f in manifest.files if f.path != cards.FILE_NAME)
+    renewed = manifest.model_copy(update={"files": _sorted((*files, _file_digest(path, cards.FILE_NAME)))})
+    write_bytes(package_dir / MANIFEST_NAME, renewed.to_json() + b"\n")
+    return renewed
+
+
+def read_manifest(package_dir: Path) -> PackageManifest:
+    """Raises NotFoundError where the directory is no package."""
+    path = package_dir / MANIFEST_NAME
+    if not path.is_file():
+        raise NotFoundError("E-PACKAGE-404", f"no package: {MANIFEST_NAME} is missing", where=str(package_dir))
+    return PackageManifest.read(path)
+
+
+def file_digests(package_dir: Path) -> tuple[FileDigest, ...]:
+    """Every file of the package but its manifest, sorted by path."""
+    return _sorted(tuple(_file_digest(p, name) for name, p in safe_walk(package_dir) if name != MANIFEST_NAME))
+
+
+def shares(manifest: PackageManifest) -> tuple[str, ...]:
+    """What of the user's data goes out with the package, in words, for the plan that push shows."""
+    paths = {f.path for f in manifest.files}
+    told = []
+    if "data.json" in paths:
+        names = "file name, " if manifest.has_names else ""
+        told.append(f"data.json: {names}sha256, size and target of every picture, and the class names")
+    told += [f"{path}: logits of each picture by its sha256" for path in sorted(paths) if "predictions" in path]
+    if manifest.has_images:
+        pictures = [p for p in sorted(paths) if p.startswith(("plots/", "logs/"))]
+        told.append(f"pictures of the data, in logs and plots ({len(pictures)} files)")
+    return tuple(told)
+
+
+def _sorted(files: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
+    return tuple(sorted(files, key=lambda f: f.path))
+
+
+def _file_digest(path: Path, name: str) -> FileDigest:
+    return FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def _license_spelling(license_: License) -> str:
+    return f"other:{license_.name}" if license_.name else license_.id
+
+
+def _copy_run(run_dir: Path, temp: Path, *, with_images: bool, with_names: bool) -> None:
+    resolved = ResolvedRecipe.read(run_dir / "resolved.json")
+    data = DataManifest.read(run_dir / "data.json")
+    result = Result.read(run_dir / "result.json")
+    _belongs(result, resolved, data)
+    write_inside(temp / "recipe.yaml", _public_recipe(run_dir / "recipe.yaml", resolved))
+    _write_record(temp / "data.json", data if with_names else data.without_names())
+    for name in ("resolved.json", "environment.json", "result.json"):
+        write_inside(temp / name, (run_dir / name).read_bytes())
+    (temp / "evidence").mkdir()
+    for path in sorted({claim.evidence for claim in result.claims}):
+        evidence = run_dir / path
+        if not evidence.is_file() or not evidence.resolve().is_relative_to(run_dir.resolve()):
+            raise NotFoundError("E-EVIDENCE-404", "the evidence of a claim is missing", where=path)
+        write_inside(temp / path, evidence.read_bytes())
+    copy_plots(run_dir, temp, with_images=with_images)
+    copy_logs(run_dir, temp, with_images=with_images)
+
+
+def _belongs(result: Result, resolved: ResolvedRecipe, data: DataManifest) -> None:
+    pairs = {
+        "resolved.json": (resolved.digest(), result.recipe_digest),
+        "data.json": (data.digest(), result.data_digest),
+        "resolved.json (backbone)": (resolved.backbone.digest(), result.backbone_digest),
+    }
+    for name, (now, then) in pairs.items():
+        if now != then:
+            raise IntegrityError(
+                "E-RUN-DIGEST", f"{name} is not that of the result", where=name, do="train again with --new"
+            )
+
+
+def _public_recipe(path: Path, resolved: ResolvedRecipe) -> bytes:
+    """The recipe as written; only the directory of a ``local:`` backbone is replaced by the name that resolved.json has."""
+    text = path.read_text(encoding="utf-8")
+    if resolved.backbone.ref.startswith("local:"):
+        lines = text.splitlines(keepends=True)
+        text = "".join(_without_directory(line, resolved.backbone.ref) for line in lines)
+    return text.encode()
+
+
+def _without_directory(line: str, ref: str) -> str:
+    before, found, rest = line.partition("local:")
+    name = ref.removeprefix("local:")
+    if not found or name not in rest:
+        return line
+    return before + ref + rest.partition(name)[2]
+
+
+def _write_about(temp: Path, about: About) -> None:
+    origin = about.backbone.origin.model_copy(update={"directory": None, "hub": None})
+    source, _, name = about.backbone.ref.partition(":")
+    ref = f"local:{name.rstrip('/').rpartition('/')[2]}" if source == "local" else about.backbone.ref
+    backbone = about.backbone.model_copy(update={"origin": origin, "ref": ref})
+    _write_record(temp / BACKBONE_NAME, backbone)
+    card = Card(license=_license_spelling(about.license), title=about.title, dataset=about.dataset)
+    _write_record(temp / CARD_NAME, card)
+    if about.layers is not None:
+        _write_record(temp / LAYERS_NAME, about.layers)
+
+
+def _snippets(temp: Path, layout: Layout, run: RunSnippets) -> Snippets:
+    programs = snippets_for(layout, ResolvedRecipe.read(temp / "resolved.json").task)
+    printed = run(temp, programs)
+    kept = [
+        Snippet(library=name, version=printed[name][0], code=code, output=printed[name][1])
+        for name, code in programs.items()
+        if name in printed
+    ]
+    return Snippets(snippets=tuple(kept))
+
+
+def _write_record(path: Path, record: Record) -> None:
+    write_inside(path, record.to_json() + b"\n")
+
+
+def _person_text_of(target: Path) -> dict[str, str]:
+    path = target / cards.FILE_NAME
+    return cards.person_text(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[None]:
+    """Move a package that stands at ``target`` aside; put it back if the block fails, remove it if it ends well."""
+    if not target.exists() and not target.is_symlink():
+        yield
+        return
+    if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
+        raise UsageError(
+            "E-PACK-OUT", "something that is no package stands there", where=str(target), do="choose another --out"
+        )
+    aside = target.with_name(f"{TEMP_PREFIX}{random_names.token_hex(6)}")
+    os.replace(target, aside)
+    try:
+        yield
+    except BaseException:
+        if not target.exists():
+            os.replace(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+__all__ = ["REPO", "About", "address", "file_digests", "pack", "read_manifest", "shares"]

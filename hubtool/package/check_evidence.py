@@ -1,0 +1,240 @@
+"""The part of verify that recomputes: digests, claims, log, classes, preprocessing, weights, each from its source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import IntegrityError
+from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
+from hubtool.package.privacy import LOG_NAME
+from hubtool.package.snippets import snippets_for
+from hubtool.package.tensors import WEIGHTS_FILES, packed_weights, read_tensors
+from hubtool.records.claims import Claim, tolerance_of
+from hubtool.records.evidence import Golden, Predictions
+from hubtool.records.metrics import claims_of
+from hubtool.records.package import PackedWeights
+from hubtool.records.reports import CheckFinding
+
+Findings = Iterator[CheckFinding]
+
+
+def _wrong(name: str, detail: str) -> CheckFinding:
+    return CheckFinding(name=name, is_ok=False, detail=detail)
+
+
+def digests(facts: Facts) -> Findings:
+    """The result belongs to this recipe, this data, this backbone, this machine."""
+    result = facts.result
+    pairs = (
+        ("resolved.json", facts.resolved.digest(), result.recipe_digest, "recipe"),
+        ("data.json", facts.data.digest(), result.data_digest, "data"),
+        ("resolved.json", facts.resolved.backbone.digest(), result.backbone_digest, "backbone"),
+    )
+    for name, now, then, what in pairs:
+        if now != then:
+            yield _wrong(name, f"the {what} digest is {now[:16]}…, result.json says {then[:16]}…")
+    if facts.environment.numerics != result.numerics:
+        yield _wrong("environment.json", "the numerics are not those of result.json")
+    if facts.resolved.backbone.pretrained and facts.backbone.origin.files != facts.resolved.backbone.files:
+        yield _wrong("evidence/backbone.json", "the backbone's files are not those of resolved.json")
+    if facts.resolved.backbone.ref != facts.backbone.ref:
+        yield _wrong(
+            "evidence/backbone.json", f"the backbone is {facts.backbone.ref}, not {facts.resolved.backbone.ref}"
+        )
+    if len(facts.data.skipped) != result.num_skipped:
+        yield _wrong("data.json", f"{len(facts.data.skipped)} files left out, result.json says {result.num_skipped}")
+
+
+def claims(facts: Facts) -> Findings:
+    """Every claim again from the predictions; every prediction's picture and target from data.json."""
+    if not facts.result.claims:
+        yield _wrong("result.json", "no claim is made")
+    for path in dict.fromkeys(claim.evidence for claim in facts.result.claims):
+        yield from _claims_of_file(facts, path)
+    split = "test" if facts.data.splits.get("test") else "val"
+    for claim in facts.result.claims:
+        if claim.split != split:
+            yield _wrong("result.json", f"{claim.name}: claims come from the {split} split")
+
+
+def _claims_of_file(facts: Facts, path: str) -> Findings:
+    file = facts.directory / path
+    predictions = Predictions.read(file)
+    digest = sha256_file(file)
+    made = [claim for claim in facts.result.claims if claim.evidence == path]
+    if any(claim.evidence_sha256 != digest for claim in made):
+        yield _wrong(path, f"sha256 is {digest[:16]}…, the claims say {made[0].evidence_sha256[:16]}…")
+    yield from _match_data(facts, predictions, path)
+    if not np.isfinite(predictions.logits_NK).all():
+        yield _wrong(path, "a logit is NaN or infinite")
+        return
+    again = {c.metric: c for c in _again(facts, predictions, path, digest)}
+    for claim in made:
+        measured = again.get(claim.metric)
+        if measured is None:
+            yield _wrong("result.json", f"{claim.name}: the evidence gives no such metric")
+        elif (
+            measured.value != claim.value or measured.num_samples != claim.num_samples or measured.split != claim.split
+        ):
+            yield _wrong("result.json", f"{claim.name} is claimed {claim.value}, the evidence gives {measured.value}")
+        elif claim.tolerance != measured.tolerance != tolerance_of(claim.metric, claim.value, claim.num_samples):
+            yield _wrong("result.json", f"{claim.name}: tolerance {claim.tolerance}, by its rule {measured.tolerance}")
+    missing = sorted(set(again) - {claim.metric for claim in made})
+    if missing:
+        yield _wrong("result.json", f"not claimed though the evidence gives it: {', '.join(missing)}")
+
+
+def _again(facts: Facts, predictions: Predictions, path: str, digest: str) -> tuple[Claim, ...]:
+    return claims_of(
+        facts.task.name, predictions, evidence=path, evidence_sha256=digest, threshold=facts.result.threshold
+    )
+
+
+def _match_data(facts: Facts, predictions: Predictions, path: str) -> Findings:
+    samples = facts.data.splits.get(predictions.split)
+    if samples is None:
+        yield _wrong(path, f"data.json has no split {predictions.split!r}")
+        return
+    if tuple(s.sha256 for s in samples) != predictions.samples:
+        yield _wrong(path, f"its pictures are not those of the {predictions.split} split in data.json")
+        return
+    targets = np.asarray([s.target for s in samples], dtype=predictions.targets.dtype)
+    if targets.shape != predictions.targets.shape or not np.array_equal(targets, predictions.targets):
+        yield _wrong(path, f"its targets are not those of the {predictions.split} split in data.json")
+
+
+def log(facts: Facts) -> Findings:
+    """The packed epoch is the best by the log; no step stands twice."""
+    events = read_events(facts.directory / LOG_NAME)
+    seen: set[tuple[str, str, int, str]] = set()
+    for event in events:
+        key = (event.kind, event.split, event.global_step, event.tag)
+        if key in seen:
+            yield _wrong(LOG_NAME, f"{event.split}/{event.tag} stands twice at step {event.global_step}")
+            return
+        seen.add(key)
+    selected, select = facts.result.selected, facts.resolved.train.select
+    if selected.metric != select.metric:
+        yield _wrong("result.json", f"selected by {selected.metric}, the recipe says {select.metric}")
+    split, _, tag = select.metric.partition("/")
+    values = {
+        e.global_step: e.value
+        for e in events
+        if (e.kind, e.split, e.tag) == ("scalar", split, tag) and e.value is not None
+    }
+    if values.get(selected.global_step) != selected.value:
+        logged = values.get(selected.global_step)
+        yield _wrong(
+            LOG_NAME, f"{select.metric} at step {selected.global_step} is {logged}, result.json says {selected.value}"
+        )
+    elif selected.value != (min if select.mode == "min" else max)(values.values()):
+        yield _wrong("result.json", f"the log has a better {select.metric} than the packed {selected.value}")
+
+
+def classes(facts: Facts) -> Findings:
+    """Class names: in config.json, in the order of data.json; every output has one."""
+    config = _config(facts)
+    names = config.get("label_names")
+    if names is None and isinstance(config.get("id2label"), dict):
+        names = [config["id2label"].get(str(i)) for i in range(len(config["id2label"]))]
+    if names is None:
+        yield _wrong("config.json", "the class names are missing")
+    elif tuple(names) != facts.data.classes:
+        yield _wrong("config.json", "the class names are not those of data.json")
+    if len(set(facts.data.classes)) != len(facts.data.classes):
+        yield _wrong("data.json", "a class name stands twice")
+    golden = Golden.read(facts.directory / GOLDEN_NAME)
+    shape = golden.tensor_logits_BK.shape
+    if len(shape) != 2 or golden.picture_logits_BK.shape[-1:] != shape[-1:]:
+        yield _wrong(GOLDEN_NAME, "the golden logits have no common number of outputs")
+    elif shape[1] != len(facts.data.classes):
+        yield _wrong(GOLDEN_NAME, f"{shape[1]} outputs, data.json has {len(facts.data.classes)} classes")
+    if golden.input_shape != (facts.resolved.preprocess.in_chans, *facts.resolved.preprocess.img_size):
+        yield _wrong(GOLDEN_NAME, f"the input is {golden.input_shape}, not that of resolved.json")
+
+
+def preprocessing(facts: Facts) -> Findings:
+    """config.json tells timm the preprocessing of resolved.json."""
+    config = _config(facts)
+    if "auto_map" in config or "custom_pipelines" in config:
+        yield _wrong("config.json", "asks its reader to run code of the repository")
+    cfg = config.get("pretrained_cfg")
+    if not isinstance(cfg, dict):
+        return
+    p = facts.resolved.preprocess
+    wanted = {
+        "input_size": [p.in_chans, *p.img_size],
+        "mean": list(p.mean),
+        "std": list(p.std),
+        "crop_pct": p.crop_pct,
+        "crop_mode": p.crop_mode,
+        "interpolation": p.interpolation,
+    }
+    for key, value in wanted.items():
+        if cfg.get(key) != value:
+            yield _wrong("config.json", f"pretrained_cfg.{key} is {cfg.get(key)}, resolved.json says {value}")
+
+
+def weights(facts: Facts) -> Findings:
+    """The tensors are those that were packed, by name; none holds NaN or Inf."""
+    packed = PackedWeights.read(facts.directory / WEIGHTS_NAME)
+    now = packed_weights(facts.directory)
+    for name in sorted(packed.tensors.keys() | now.tensors.keys()):
+        if packed.tensors.get(name) != now.tensors.get(name):
+            what = (
+                "is missing"
+                if name not in now.tensors
+                else "was not packed"
+                if name not in packed.tensors
+                else "was changed"
+            )
+            yield _wrong("model.safetensors", f"the tensor {name} {what}")
+    if packed.tensors == now.tensors and packed.weights_digest != now.weights_digest:
+        yield _wrong(WEIGHTS_NAME, "the digest over all tensors is not that of the files")
+    for file_name in WEIGHTS_FILES:
+        if (facts.directory / file_name).is_file():
+            for name, dtype, _, view in read_tensors(facts.directory / file_name):
+                if not _is_finite(dtype, view):
+                    yield _wrong(file_name, f"the tensor {name} holds NaN or Inf")
+
+
+def _is_finite(dtype: str, view: memoryview) -> bool:
+    if dtype == "bfloat16":
+        return bool(((np.frombuffer(bytes(view), "<u2") & 0x7F80) != 0x7F80).all())
+    if dtype.startswith("float"):
+        return bool(np.isfinite(np.frombuffer(bytes(view), f"<f{int(dtype[5:]) // 8}")).all())
+    return True
+
+
+def snippets(facts: Facts) -> Findings:
+    """The programs of the card are those of this layout: what was run is what is shown."""
+    programs = snippets_for(facts.layout, facts.task.name)
+    for snippet in facts.snippets:
+        if programs.get(snippet.library) != snippet.code:
+            yield _wrong("evidence/snippets.json", f"the {snippet.library} program is none of hubtool's")
+
+
+def _config(facts: Facts) -> dict[str, Any]:
+    try:
+        config = json.loads((facts.directory / "config.json").read_bytes())
+    except (ValueError, OSError) as error:
+        raise IntegrityError("E-CONFIG", f"cannot be read: {error}", where="config.json") from error
+    if not isinstance(config, dict):
+        raise IntegrityError("E-CONFIG", "no mapping of keys", where="config.json")
+    return config
+
+
+CHECKS: dict[str, Callable[[Facts], Findings]] = {
+    "digests": digests,
+    "claims from evidence": claims,
+    "log": log,
+    "class names": classes,
+    "preprocessing": preprocessing,
+    "weights": weights,
+    "snippets": snippets,
+}

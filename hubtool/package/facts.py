@@ -1,0 +1,286 @@
+"""What a card may say: read from the files of the package that hubtool.json lists, and from nothing else.
+
+``verify`` reads the same files and renders again; so every number of a card has a file that it comes from.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hubtool.core.errors import IntegrityError
+from hubtool.package import licenses
+from hubtool.package.privacy import LOG_NAME
+from hubtool.records.backbone import BackboneEntry, LayerTable
+from hubtool.records.claims import SHARES, Claim
+from hubtool.records.dataset import DataManifest
+from hubtool.records.environment import Environment
+from hubtool.records.log import Event
+from hubtool.records.package import Layout, Snippet, Snippets
+from hubtool.records.recipe import Card, Recipe
+from hubtool.records.resolve import ResolvedRecipe, resolve
+from hubtool.records.run import Result
+from hubtool.records.tasks import TASKS, Task
+
+BACKBONE_NAME = "evidence/backbone.json"
+CARD_NAME = "evidence/card.json"
+LAYERS_NAME = "evidence/layers.json"
+SNIPPETS_NAME = "evidence/snippets.json"
+WEIGHTS_NAME = "evidence/weights.json"
+GOLDEN_NAME = "evidence/golden.safetensors"
+CURVES_NAME = "plots/curves.png"
+CONFUSION_NAME = "plots/confusion_matrix.png"
+
+# Metric → (title, the Hub's metric id, what it is in a few words).
+METRICS = {
+    "top1": ("Top-1 accuracy", "accuracy", "share of pictures whose highest class is the right one"),
+    "top5": ("Top-5 accuracy", "accuracy", "share whose right class is among the five highest"),
+    "balanced_accuracy": ("Balanced accuracy", "balanced_accuracy", "mean of the classes' recalls"),
+    "macro_f1": ("Macro F1", "f1", "mean of the classes' F1"),
+    "auroc": ("AUROC", "roc_auc", "area under the ROC curve"),
+    "average_precision": ("Average precision", "average_precision", "area under the precision-recall curve"),
+    "calibration_error": (
+        "Calibration error",
+        "expected_calibration_error",
+        "mean gap of confidence and accuracy, 15 bins",
+    ),
+    "loss": ("Loss", "loss", "mean loss per picture"),
+    "mae": ("MAE", "mae", "mean absolute error"),
+    "rmse": ("RMSE", "rmse", "root of the mean squared error"),
+    "r2": ("R²", "r_squared", "share of the variance explained"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimRow:
+    """One line of the results: ``low`` and ``high`` bound the 95 % interval of a share, None for other numbers."""
+
+    claim: Claim
+    title: str
+    hub_id: str
+    meaning: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitRow:
+    """One split of the data: pictures, their bytes, and how many each class has (None where targets are no class)."""
+
+    name: str
+    num_samples: int
+    size_bytes: int
+    smallest: int | None
+    median: float | None
+    largest: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochTable:
+    """The log, a row per epoch: ``columns`` (split/tag), then (epoch, value per column, is it the packed one)."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[float | None, ...], bool], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything a card is rendered from. ``layout`` is hubtool.json's; the rest is read from files."""
+
+    directory: Path
+    layout: Layout
+    resolved: ResolvedRecipe
+    data: DataManifest
+    environment: Environment
+    result: Result
+    backbone: BackboneEntry
+    card: Card
+    license: licenses.License
+    layers: LayerTable | None
+    snippets: tuple[Snippet, ...]
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.resolved.task]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.data.classes)
+
+    @property
+    def backbone_name(self) -> str:
+        return self.resolved.backbone.ref.partition("@")[0]
+
+    @property
+    def title(self) -> str:
+        if self.card.title:
+            return self.card.title
+        what = self.card.dataset or (
+            f"{self.num_classes} " + ("outputs" if self.task.name == "regression" else "classes")
+        )
+        return f"{self.resolved.backbone.architecture} fine-tuned on {what}"
+
+    @cached_property
+    def claims(self) -> tuple[ClaimRow, ...]:
+        return tuple(_claim_row(claim) for claim in self.result.claims)
+
+    @property
+    def headline(self) -> ClaimRow | None:
+        wanted = (row for row in self.claims if row.claim.metric == self.task.metrics[0])
+        return next(wanted, self.claims[0] if self.claims else None)
+
+    @cached_property
+    def splits(self) -> tuple[SplitRow, ...]:
+        return tuple(_split_row(name, self) for name in self.data.splits)
+
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Split → class name → pictures; empty where a target is no class."""
+        return {name: _counts(self.data, name) for name in self.data.splits} if self.has_classes else {}
+
+    @property
+    def has_classes(self) -> bool:
+        return self.task.target_kind == "index"
+
+    @property
+    def is_claim_split_the_chooser(self) -> bool:
+        """Whether the checkpoint was chosen on the split that the claims come from."""
+        chooser = self.result.selected.metric.partition("/")[0]
+        return any(row.claim.split == chooser for row in self.claims)
+
+    @cached_property
+    def epochs(self) -> EpochTable:
+        return _epoch_table(self.directory / LOG_NAME, self)
+
+    @cached_property
+    def settings(self) -> dict[str, tuple[str, bool]]:
+        """Every hyperparameter by its path in the recipe: (value, whether it differs from the default)."""
+        mine = _flatten(_settings_of(self.resolved))
+        default = _flatten(_settings_of(resolve(Recipe.model_validate({"backbone": self.backbone.ref}), self.backbone)))
+        return {key: (value, default.get(key) != value) for key, value in mine.items()}
+
+    def has_file(self, path: str) -> bool:
+        return (self.directory / path).is_file()
+
+
+def read_facts(directory: Path, layout: Layout) -> Facts:
+    """Raises NotFoundError for a missing file, IntegrityError for a damaged one or a licence that is none."""
+    card = Card.read(directory / CARD_NAME)
+    license_ = licenses.parse(card.license)
+    if license_ is None:
+        raise IntegrityError("E-LICENSE", f"{card.license!r} is no licence", where=CARD_NAME)
+    has_layers = (directory / LAYERS_NAME).is_file()
+    has_snippets = (directory / SNIPPETS_NAME).is_file()
+    return Facts(
+        directory=directory,
+        layout=layout,
+        resolved=ResolvedRecipe.read(directory / "resolved.json"),
+        data=DataManifest.read(directory / "data.json"),
+        environment=Environment.read(directory / "environment.json"),
+        result=Result.read(directory / "result.json"),
+        backbone=BackboneEntry.read(directory / BACKBONE_NAME),
+        card=card,
+        license=license_,
+        layers=LayerTable.read(directory / LAYERS_NAME) if has_layers else None,
+        snippets=Snippets.read(directory / SNIPPETS_NAME).snippets if has_snippets else (),
+    )
+
+
+def _claim_row(claim: Claim) -> ClaimRow:
+    title, hub_id, meaning = METRICS.get(claim.metric, (claim.metric, claim.metric, ""))
+    is_share = claim.metric in SHARES
+    return ClaimRow(
+        claim=claim,
+        title=title,
+        hub_id=hub_id,
+        meaning=meaning,
+        low=max(0.0, claim.value - claim.tolerance) if is_share else None,
+        high=min(1.0, claim.value + claim.tolerance) if is_share else None,
+    )
+
+
+def _counts(data: DataManifest, split: str) -> dict[str, int]:
+    counts = Counter(sample.target for sample in data.splits[split])
+    return {name: counts.get(index, 0) for index, name in enumerate(data.classes)}
+
+
+def _split_row(name: str, facts: Facts) -> SplitRow:
+    samples = facts.data.splits[name]
+    counts = sorted(_counts(facts.data, name).values()) if facts.has_classes and facts.data.classes else []
+    return SplitRow(
+        name=name,
+        num_samples=len(samples),
+        size_bytes=sum(sample.size_bytes for sample in samples),
+        smallest=counts[0] if counts else None,
+        median=statistics.median(counts) if counts else None,
+        largest=counts[-1] if counts else None,
+    )
+
+
+def read_events(log: Path) -> list[Event]:
+    """The package's log. Raises IntegrityError with the line."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as stream:
+        return [Event.from_json(line, f"{LOG_NAME} line {number}") for number, line in enumerate(stream, 1)]
+
+
+def _epoch_table(log: Path, facts: Facts) -> EpochTable:
+    """A row for each evaluation on val: the training loss of the epoch before it, the learning rate, what was measured."""
+    steps: dict[int, int] = {}
+    values: dict[tuple[int, str], float] = {}
+    for event in read_events(log):
+        if event.kind == "scalar" and event.value is not None:
+            column = f"{event.split}/{event.tag}"
+            values[event.global_step, _COLUMNS.get(column, column)] = event.value
+            if event.split == "val":
+                steps[event.global_step] = event.epoch + 1
+    known = {column for step, column in values if step in steps}
+    wanted = ["train loss", "lr", *(f"val/{metric}" for metric in ("loss", *facts.task.metrics[:4]))]
+    columns = tuple(dict.fromkeys(c for c in (*wanted, facts.result.selected.metric) if c in known))
+    rows = tuple(
+        (epoch, tuple(values.get((step, column)) for column in columns), step == facts.result.selected.global_step)
+        for step, epoch in sorted(steps.items())
+    )
+    return EpochTable(columns=columns, rows=rows)
+
+
+_COLUMNS = {"train/epoch_loss": "train loss", "train/lr": "lr"}
+
+
+def _settings_of(resolved: ResolvedRecipe) -> dict[str, object]:
+    value = resolved.to_dict()
+    return {
+        "task": value["task"],
+        "backbone.pretrained": value["backbone"]["pretrained"],
+        "head": value["head"],
+        "freeze": value["freeze"],
+        "unfreeze": value["unfreeze"],
+        "data": {**value["preprocess"], **value["data"]},
+        "train": value["train"],
+    }
+
+
+def _flatten(value: object, path: str = "") -> dict[str, str]:
+    """Nested mappings by dotted paths; a list, and a freeze rule, stay one value in the recipe's own spelling."""
+    if isinstance(value, dict) and path != "freeze":
+        flat: dict[str, str] = {}
+        for key, child in value.items():
+            flat |= _flatten(child, f"{path}.{key}" if path else str(key))
+        return flat
+    return {path: _spell(value)}
+
+
+def _spell(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_spell(child)}" for key, child in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_spell(child) for child in value) + "]"
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
