@@ -16,9 +16,13 @@ RESULT_SCHEMA: Literal["hubtool/result/v1"] = "hubtool/result/v1"
 
 
 class RunOptions(Record):
-    """What changes no number; never digested, never packaged (it names paths of this machine)."""
+    """What changes no number; never digested, never packaged (it names paths of this machine).
+
+    ``backbone`` is the reference as it was named: the resolved recipe has no path of a ``local:`` one.
+    """
 
     data_dir: str
+    backbone: str = ""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     num_workers: int | None = None
     skip_bad: int = 0

@@ -24,8 +24,11 @@ class Averages:
             for name, value in self._live.items()
         }
 
-    @torch.no_grad()
     def update(self, global_step: int) -> None:
+        with torch.no_grad():
+            self._update(global_step)
+
+    def _update(self, global_step: int) -> None:
         decay = min(self._decay, (1 + global_step) / (10 + global_step))
         for name, value in self._live.items():
             if value.is_floating_point():

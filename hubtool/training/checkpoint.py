@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class TrainState:
     position: Position
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+
+    def with_sinks(self, ids: Mapping[str, str]) -> TrainState:
+        """The same, knowing under which ids services know the run."""
+        return replace(self, position=self.position.model_copy(update={"sink_ids": dict(ids)}))
 
 
 class Checkpoints:

@@ -81,7 +81,8 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """The precision of a recipe; fp32 computes as written."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_DTYPES[precision])
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(device.type, dtype=_DTYPES[precision])
+    return context
 
 
 def padded(x: Tensor, size: int) -> Tensor:

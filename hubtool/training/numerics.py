@@ -26,6 +26,12 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def describe_device(name: str) -> str:
+    """Its kind and model: ``cpu``, ``cuda NVIDIA H200``."""
+    device = choose_device(name)
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device.type)
+
+
 def set_numerics(
     device: str, *, libraries: tuple[str, ...] = (), num_threads: int | None = None, num_processes: int = 1
 ) -> tuple[torch.device, Numerics]:
@@ -46,7 +52,7 @@ def set_numerics(
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return chosen, Numerics(
-        device=f"cuda {torch.cuda.get_device_name(chosen)}" if chosen.type == "cuda" else chosen.type,
+        device=describe_device(chosen.type),
         cpu_capability=_cpu_capability(),
         num_threads=torch.get_num_threads(),
         num_processes=num_processes,

@@ -1,0 +1,159 @@
+"""A run's means over all its phases: loaders, cache, checkpoints, log; where it stands, and going on from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hubtool.core.errors import ConflictError
+from hubtool.core.progress import Reporter
+from hubtool.records.backbone import Phase
+from hubtool.records.dataset import DataManifest
+from hubtool.records.environment import Difference, Numerics
+from hubtool.records.evidence import Predictions
+from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.state import Position
+from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
+from hubtool.training.evaluate import infer, predictions
+from hubtool.training.feed import Cut, Feed, LiveFeed, Loader
+from hubtool.training.loop import Journal, Work, is_over, restore, trained_names
+from hubtool.training.mix import Mixer
+from hubtool.training.order import Plan
+
+
+def make_plan(resolved: ResolvedRecipe, data: DataManifest) -> Plan:
+    train = resolved.train
+    return Plan(
+        num_samples=len(data.splits["train"]),
+        batch_size=train.batch_size,
+        grad_accum_steps=train.grad_accum_steps,
+        seed=train.seed,
+        policy=resolved.data.augment.policy,
+        views=resolved.data.augment.views,
+    )
+
+
+def make_mixer(resolved: ResolvedRecipe) -> Mixer:
+    train = resolved.train
+    return Mixer(mixup=train.mixup, cutmix=train.cutmix, seed=train.seed, img_size=resolved.preprocess.img_size)
+
+
+def take_up(
+    checkpoints: Checkpoints,
+    journal: Journal,
+    *,
+    resolved: ResolvedRecipe,
+    data: DataManifest,
+    numerics: Numerics,
+    drift: tuple[Difference, ...],
+    reporter: Reporter,
+) -> TrainState:
+    """Where the run goes on: at its newest intact checkpoint, the log cut back to it; or at the beginning.
+
+    ``drift`` was allowed, and is recorded from here on. What was passed over is said.
+    """
+    found = checkpoints.newest_valid()
+    for text in checkpoints.skipped:
+        reporter.warn(f"checkpoint passed over: {text}")
+    state = read_state(found[0]) if found else TrainState(position=Position(), tensors={}, optimizer={})
+    position = state.position
+    digests = {
+        "recipe_digest": resolved.digest(),
+        "data_digest": data.digest(),
+        "backbone_digest": resolved.backbone.digest(),
+    }
+    if found and not drift and not position.drift and any(getattr(position, k) != v for k, v in digests.items()):
+        raise ConflictError(
+            "E-CKPT-OTHER",
+            "the checkpoint is of another recipe, data or backbone",
+            where=str(found[0]),
+            do="start with --new",
+        )
+    if found:
+        reporter.say(f"goes on from {found[0].name}")
+    checkpoints.remove_after(position)
+    journal.cut_back(position.journal_size_bytes)
+    position = position.model_copy(
+        update={**digests, "numerics": numerics, "drift": tuple(dict.fromkeys(position.drift + drift))}
+    )
+    return TrainState(position=position, tensors=state.tensors, optimizer=state.optimizer)
+
+
+@dataclass(kw_only=True)
+class Session:
+    """``work`` is what the loop takes; ``loaders`` are by split. The backbone's tensors are kept where training changes them."""
+
+    work: Work
+    data: DataManifest
+    resolved: ResolvedRecipe
+    loaders: dict[str, Loader]
+    phases: tuple[Phase, ...]
+    state: TrainState
+
+    def __post_init__(self) -> None:
+        names = trained_names(self.work.model, self.phases)
+        self._untrained: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in self.work.model.state_dict().items() if name in set(names)
+        }
+        restore(self.work.model, self.state.tensors)
+
+    def untouched(self) -> dict[str, Tensor]:
+        """Every saved tensor that no phase trains."""
+        state: dict[str, Tensor] = self.work.model.state_dict()
+        return {name: value for name, value in state.items() if name not in self._untrained}
+
+    def sample_x(self) -> Tensor:
+        """Pictures of noise, to trace the model with."""
+        preprocess = self.resolved.preprocess
+        draw = torch.Generator().manual_seed(0)
+        return torch.rand((3, preprocess.in_chans, *preprocess.img_size), generator=draw).to(self.work.device)
+
+    @property
+    def left(self) -> tuple[Phase, ...]:
+        """The phases that are still to be trained, the one under way included."""
+        if is_over(self.work.train, self.state.position):
+            return ()
+        return tuple(p for p in self.phases if self.state.position.epoch < p.first_epoch + p.num_epochs)
+
+    def trained_by(self, phase: Phase) -> tuple[str, ...]:
+        """What ``phase`` and those before it train."""
+        return trained_names(self.work.model, [p for p in self.phases if p.first_epoch <= phase.first_epoch])
+
+    def feed(self, split: str, cut: Cut) -> Feed:
+        mix = self.work.mixer.pictures if split == "train" and self.work.mixer.is_on else None
+        return LiveFeed(
+            self.loaders[split],
+            cut,
+            micro_size=self.work.plan.micro_size,
+            device=self.work.device,
+            precision=self.work.train.precision,
+            mix=mix,
+        )
+
+    def select(self) -> Position:
+        """Put the selected weights into the model: the best checkpoint's, over the backbone's own."""
+        best = self.state.position.best
+        assert best is not None
+        restore(
+            self.work.model, {**self._untrained, **selected_tensors(self.work.checkpoints.directory / best.checkpoint)}
+        )
+        return self.state.position
+
+    def predict(self, split: str, cut: Cut) -> Predictions:
+        """The predictions of the model as it stands, and the logits behind every claim."""
+        samples = self.data.splits[split]
+        logits_NK = infer(
+            self.feed(split, cut),
+            cut,
+            num_samples=len(samples),
+            micro_size=self.work.plan.micro_size,
+            device=self.work.device,
+            precision=self.work.train.precision,
+        )
+        return predictions(split, samples, logits_NK)
+
+    def close(self) -> None:
+        for loader in self.loaders.values():
+            loader.close()
