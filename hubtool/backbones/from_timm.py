@@ -1,0 +1,326 @@
+"""timm: metadata that is known offline, models, and their weights through our strict loader."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models import _builder, get_pretrained_cfg, is_model
+from timm.models._hub import load_model_config_from_path
+from timm.models._pretrained import filter_pretrained_cfg
+from torch import Tensor, nn
+
+from hubtool.backbones import weights
+from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, UsageError
+from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
+
+_BUILDING = threading.Lock()
+_NOT_EXPORTED = {
+    *(
+        "tag",
+        "label_offset",
+        "label_names",
+        "label_descriptions",
+        "license",
+        "num_classes",
+        "custom_load",
+        "state_dict",
+    ),
+    *("test_input_size", "test_crop_pct", "test_pool_size", "min_input_size", "pool_size"),
+}
+
+
+def find_cfg(name: str) -> Any:
+    """timm's own entry for ``architecture`` or ``architecture.tag``; raises NotFoundError with the nearest names."""
+    architecture, _, tag = name.partition(".")
+    cfg = get_pretrained_cfg(name) if is_model(architecture) else None
+    if cfg is not None and (not tag or cfg.tag == tag):
+        return cfg
+    if is_model(architecture):
+        near = [n for n in timm.list_pretrained() if n.partition(".")[0] == architecture]
+        wanted = f"{architecture} has no weights {tag!a}"
+    else:
+        known = timm.list_models()
+        near = [f"timm:{n}" for n in difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)]
+        near = [n.removeprefix("timm:") for n in near]
+        wanted = f"timm has no architecture {architecture!a}"
+    do = f"did you mean {' or '.join(f'timm:{n}' for n in near[:3])}?" if near else "`hubtool search` lists them"
+    raise NotFoundError("E-REF-404", wanted, where=f"timm:{name}", do=do)
+
+
+def locate(name: str) -> Origin:
+    """Where timm says the weights are: a hub repository, else a URL, else nowhere (architectures without weights)."""
+    cfg = find_cfg(name)
+    if cfg.hf_hub_id:
+        return Origin(repo_id=_repo_id(cfg))
+    if cfg.url:
+        return Origin(url=cfg.url if isinstance(cfg.url, str) else cfg.url[0])
+    return Origin()
+
+
+def _repo_id(cfg: Any) -> str:
+    """``timm/`` alone stands for ``timm/ARCHITECTURE.TAG``."""
+    repo_id = str(cfg.hf_hub_id)
+    return f"{repo_id}{cfg.architecture}.{cfg.tag}" if repo_id.endswith("/") else repo_id
+
+
+def weights_file(name: str) -> str | None:
+    """The file inside the repository when it has another name than ``model.safetensors``."""
+    return cast("str | None", find_cfg(name).hf_hub_filename)
+
+
+def describe(ref: str, name: str, origin: Origin, directory: Path | None) -> BackboneEntry:
+    """Metadata from timm's table, or from the directory's own config.json when there is one."""
+    if directory is not None and (directory / "config.json").is_file():
+        return describe_directory(ref, origin, directory)
+    cfg = find_cfg(name)
+    architecture = name.partition(".")[0]
+    return _entry(ref, origin, architecture, cfg.to_dict(), {})
+
+
+def describe_directory(ref: str, origin: Origin, directory: Path) -> BackboneEntry:
+    cfg, architecture, model_args = _directory_config(directory)
+    return _entry(ref, origin, architecture, cfg, model_args)
+
+
+def _directory_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """config.json as timm reads it, plus what timm knows of the architecture. Raises IntegrityError, NotFoundError."""
+    try:
+        cfg, architecture, model_args = load_model_config_from_path(directory)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError("E-CONFIG", f"no timm config: {error}", where="config.json") from error
+    if not is_model(architecture):
+        find_cfg(architecture)
+    known = get_pretrained_cfg(architecture)
+    full = (known.to_dict() if known is not None else {}) | cfg
+    return full, architecture, model_args
+
+
+def _entry(
+    ref: str, origin: Origin, architecture: str, cfg: Mapping[str, Any], model_args: Mapping[str, Any]
+) -> BackboneEntry:
+    license_ = cfg.get("license")
+    return BackboneEntry(
+        ref=ref,
+        library="timm",
+        architecture=architecture,
+        origin=origin,
+        license=None if license_ in (None, "unknown", "other") else str(license_),
+        num_classes=int(cfg.get("num_classes", 1000)),
+        num_features=cfg.get("num_features"),
+        preprocess=_preprocess(cfg),
+    )
+
+
+def _preprocess(cfg: Mapping[str, Any]) -> Preprocess:
+    channels, height, width = cfg.get("input_size", (3, 224, 224))
+    return Preprocess(
+        img_size=(int(height), int(width)),
+        in_chans=int(channels),
+        crop_pct=min(1.0, float(cfg.get("crop_pct") or 0.875)),
+        crop_mode=cfg.get("crop_mode") or "center",
+        interpolation=cfg.get("interpolation") or "bicubic",
+        mean=tuple(float(v) for v in cfg.get("mean", (0.485, 0.456, 0.406))),
+        std=tuple(float(v) for v in cfg.get("std", (0.229, 0.224, 0.225))),
+    )
+
+
+def build(
+    entry: BackboneEntry,
+    directory: Path | None,
+    *,
+    pretrained: bool,
+    preprocess: Preprocess,
+    drop_path: float = 0.0,
+    seed: int = 0,
+) -> nn.Module:
+    """The model with its original head. Weights are adapted by timm's own functions and loaded by our strict loader."""
+    has_config = directory is not None and (directory / "config.json").is_file()
+    saved_args: dict[str, Any] = {}
+    source_cfg: dict[str, Any] | None = None
+    if has_config and directory is not None:
+        source_cfg, _, saved_args = _directory_config(directory)
+    args = dict(saved_args) | _input_args(entry, preprocess, saved_args)
+    if source_cfg is not None and "num_classes" in source_cfg:
+        args["num_classes"] = int(source_cfg["num_classes"])
+    if drop_path:
+        args["drop_path_rate"] = drop_path
+    name = _name(entry)
+    if not pretrained:
+        return create(name, args, seed=seed, source_cfg=source_cfg)
+    if directory is None:
+        raise NotFoundError("E-BACKBONE-FILES", f"{entry.ref} is not here", do=f"`hubtool pull {entry.ref}`")
+    state = weights.load_directory(directory, what=entry.ref)
+    return _create_with(name, args, state, saved_args, source_cfg, seed=seed)
+
+
+def _name(entry: BackboneEntry) -> str:
+    """The name timm builds from: with its tag where the reference has one, for its metadata differs by tag."""
+    _, _, name = entry.ref.partition(":")
+    name = name.partition("@")[0]
+    is_tagged = entry.ref.startswith("timm:") and name.partition(".")[0] == entry.architecture
+    return name if is_tagged else entry.architecture
+
+
+def _input_args(entry: BackboneEntry, preprocess: Preprocess, saved_args: Mapping[str, Any]) -> dict[str, Any]:
+    """``in_chans`` and ``img_size`` where they differ from what the weights were made for."""
+    args: dict[str, Any] = {}
+    if preprocess.in_chans != saved_args.get("in_chans", entry.preprocess.in_chans):
+        args["in_chans"] = preprocess.in_chans
+    cfg = get_pretrained_cfg(_name(entry)) or get_pretrained_cfg(entry.architecture)
+    is_fixed = bool(cfg is not None and cfg.fixed_input_size) or "img_size" in saved_args
+    built_for = saved_args.get("img_size") or (cfg.input_size[-2:] if cfg is not None else entry.preprocess.img_size)
+    if is_fixed and tuple(_pair(built_for)) != tuple(preprocess.img_size):
+        args["img_size"] = tuple(preprocess.img_size)
+    return args
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def create(
+    name: str, args: Mapping[str, Any], *, seed: int = 0, source_cfg: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A model with seeded random weights; the global generator is left as it was."""
+    overlay = {k: v for k, v in (source_cfg or {}).items() if k not in ("file", "source", "architecture", "tag")}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay or None, **args)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise _cannot_build(name, args, error) from error
+    return cast("nn.Module", model)
+
+
+def _cannot_build(name: str, args: Mapping[str, Any], error: Exception) -> HubtoolError:
+    asked = ", ".join(f"{key}={value}" for key, value in args.items())
+    return UsageError("E-BACKBONE-ARGS", f"timm cannot build {name} with {asked or 'its defaults'}: {error}")
+
+
+def _create_with(
+    name: str,
+    args: Mapping[str, Any],
+    state: dict[str, Tensor],
+    saved_args: Mapping[str, Any],
+    source_cfg: Mapping[str, Any] | None,
+    *,
+    seed: int,
+) -> nn.Module:
+    overlay = {k: v for k, v in (source_cfg or {}).items() if k not in ("file", "source", "architecture", "tag")}
+    overlay |= {"state_dict": state, "custom_load": False}
+    if saved_args:
+        args = dict(args) | {"pretrained_model_args": dict(saved_args)}
+    try:
+        with torch.random.fork_rng(devices=[]), _strictly():
+            torch.manual_seed(seed)
+            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **args)
+    except HubtoolError:
+        raise
+    except (TypeError, AssertionError, ValueError, RuntimeError, KeyError) as error:
+        raise IntegrityError("E-WEIGHTS-MISMATCH", f"timm cannot fit the weights to {name}: {error}") from error
+    model.pretrained_cfg.pop("state_dict", None)
+    return cast("nn.Module", model)
+
+
+@contextmanager
+def _strictly() -> Iterator[None]:
+    """While it holds, timm's ``load_pretrained`` ends in our strict loader.
+
+    timm filters and adapts a checkpoint inside ``create_model`` (the filter of a family is known only there) and may
+    then load with ``strict=False``. Its last call, ``model.load_state_dict``, is taken over on that one instance.
+    """
+    original = _builder.load_pretrained
+
+    def load_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        classifiers = classifier_names(model)
+
+        def strict(state: Mapping[str, Tensor], **_: object) -> Any:
+            own = model.state_dict()
+            keep = {k: v for k, v in state.items() if k in own or not _is_leftover(k, own, model)}
+            weights.load_strict(model, keep, classifiers)
+            return torch.nn.modules.module._IncompatibleKeys([], [])
+
+        model.load_state_dict = strict  # type: ignore[assignment]
+        try:
+            original(model, *args, **kwargs)
+        finally:
+            del model.__dict__["load_state_dict"]
+
+    with _BUILDING:
+        _builder.load_pretrained = load_pretrained
+        try:
+            yield
+        finally:
+            _builder.load_pretrained = original
+
+
+def _is_leftover(key: str, own: Mapping[str, Tensor], model: nn.Module) -> bool:
+    """Keys of a file that carry no weights of the model: counters, and buffers that are computed and not kept."""
+    if key.endswith(("num_batches_tracked", "total_ops", "total_params")):
+        return True
+    return key in dict(model.named_buffers())
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """The module paths timm calls the classifier; empty for encoders that have none."""
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier")
+    if not classifier:
+        return ()
+    return (classifier,) if isinstance(classifier, str) else tuple(classifier)
+
+
+def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[str, Any]:
+    """config.json in timm's form, from which unmodified timm and transformers build this model.
+
+    ``model_args`` never holds ``num_classes``: with it transformers raises TypeError (timm's own ``save_for_hf`` writes it).
+    """
+    cfg = {
+        key: value
+        for key, value in filter_pretrained_cfg(dict(model.pretrained_cfg), remove_source=True).items()  # type: ignore[arg-type]
+        if key not in _NOT_EXPORTED
+    }
+    made_with: dict[str, Any] = dict(getattr(model, "_model_args", {}))
+    args = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in made_with.items()
+        if key not in ("num_classes", "pretrained_model_args", "cache_dir") and not key.endswith("drop_rate")
+        and not key.endswith("drop_path_rate")
+    }  # fmt: skip
+    pool = getattr(model, "hubtool_global_pool", None)
+    if pool is not None:
+        args["global_pool"] = pool
+    is_fixed = bool(model._traits.get("fixed_input_size", cfg.get("fixed_input_size", False)))  # type: ignore[union-attr, operator]
+    cfg |= {
+        "custom_load": False,
+        "input_size": [preprocess.in_chans, *preprocess.img_size],
+        "fixed_input_size": is_fixed,
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+        "crop_mode": preprocess.crop_mode,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "num_classes": num_classes,
+    }
+    value: dict[str, Any] = {
+        "architecture": str(cfg.pop("architecture")),
+        "num_classes": num_classes,
+        "num_features": int(getattr(model, "num_features", 0)),
+        "pretrained_cfg": cfg,
+    }
+    return value | ({"model_args": args} if args else {})
+
+
+def load_directory(directory: Path) -> nn.Module:
+    """The model of a directory in timm's layout, every tensor accounted for."""
+    cfg, architecture, model_args = _directory_config(directory)
+    args = dict(model_args) | {"num_classes": int(cfg.get("num_classes", 1000))}
+    model = create(architecture, args, source_cfg=cfg)
+    weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
+    return model.eval()

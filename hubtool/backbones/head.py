@@ -1,0 +1,226 @@
+"""The head that training starts from: in the classifier's place (replace), or after the old classifier (append).
+
+Shape legend: B batch, D features, K outputs. The new layer stands where the library keeps its classifier, so that the
+names of everything else stay the backbone's own. A model with several classifiers gets one new layer for each; the
+model combines their outputs as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hubtool.backbones import parts
+from hubtool.core.errors import UsageError
+from hubtool.core.seeds import Address
+from hubtool.records.backbone import Library
+from hubtool.records.recipe import Head
+
+_INIT_STD = 0.01
+
+
+class LinearHead(nn.Linear):
+    """Dropout, then a linear layer: x_BD → logits_BK. Works on any leading dimensions."""
+
+    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
+        super().__init__(num_features, num_outputs)
+        self.drop_rate = drop_rate
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(functional.dropout(input, self.drop_rate, self.training))
+
+
+class NormLinearHead(nn.Sequential):
+    """LayerNorm, dropout, linear."""
+
+    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(num_features)
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(num_features, num_outputs)
+
+
+class MlpHead(nn.Sequential):
+    """Linear to as many hidden units as there are features, GELU, dropout, linear."""
+
+    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(num_features, num_features)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(num_features, num_outputs)
+
+
+class CosineHead(nn.Module):
+    """Cosine similarity to one direction per output, times a learned scale (Gidaris and Komodakis, 2018)."""
+
+    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(drop_rate)
+        self.weight = nn.Parameter(torch.empty(num_outputs, num_features))
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return self.scale * functional.linear(
+            functional.normalize(self.drop(x_BD), dim=-1), functional.normalize(self.weight, dim=-1)
+        )
+
+
+class PerPixel(nn.Module):
+    """A head where the library has a 1x1 convolution: x_BDHW → logits_BKHW."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        return cast("Tensor", self.layer(x_BDHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class Appended(nn.Module):
+    """The old classifier, then the new layer on its outputs."""
+
+    def __init__(self, old: nn.Module, new: nn.Module) -> None:
+        super().__init__()
+        self.old = old
+        self.new = new
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.new(self.old(x)))
+
+
+LAYERS: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "linear": LinearHead,
+    "norm_linear": NormLinearHead,
+    "mlp": MlpHead,
+    "cosine": CosineHead,
+}
+
+
+def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library: Library) -> nn.Module:
+    """Put the recipe's head on ``model`` and return it (the same object).
+
+    New tensors are drawn from the address ``head``; nothing outside the head changes. The head's dropout is exactly
+    ``head.drop_rate``: dropout that the architecture has there is set to zero.
+    Raises UsageError where the architecture has no place for it.
+    """
+    _prepare(model, head, num_outputs, library)
+    paths = parts.classifier_paths(model, library)
+    if not paths:
+        raise UsageError(
+            "E-HEAD-NONE", f"{type(model).__name__} is an encoder without a place for a classifier",
+            do="choose a model of the same family that classifies",
+        )  # fmt: skip
+    if head.mode == "append" and any(isinstance(model.get_submodule(p), nn.Identity) for p in paths):
+        raise UsageError("E-HEAD-APPEND", "the backbone has no classifier to append to", do="head.mode: replace")
+    for number, path in enumerate(paths):
+        old = model.get_submodule(path)
+        new = _new_layer(model, old, path, head, num_outputs)
+        _draw(new, Address(purpose="head", index=number).seed(seed))
+        _put(model, path, Appended(old, new) if head.mode == "append" else new)
+    _quiet_dropout(model, library)
+    _tell(model, num_outputs, library)
+    return model
+
+
+def _prepare(model: nn.Module, head: Head, num_outputs: int, library: Library) -> None:
+    """Another pooling, and a first classifier for models that come without one."""
+    if library == "transformers" and head.global_pool == "default":
+        from hubtool.backbones import from_transformers
+
+        from_transformers.ensure_classifier(model, num_outputs)
+        return
+    if library != "timm":
+        if head.global_pool != "default":
+            raise UsageError("E-HEAD-POOL", f"{library} models have one pooling", do="head.global_pool: default")
+        return
+    is_headless = getattr(model, "num_classes", 1) == 0
+    if head.global_pool == "default" and not is_headless:
+        return
+    reset = getattr(model, "reset_classifier", None)
+    if reset is None:
+        raise UsageError("E-HEAD-NONE", f"{type(model).__name__} is an encoder that classifies nothing")
+    if is_headless and head.mode == "append":
+        raise UsageError("E-HEAD-APPEND", "the backbone has no classifier to append to", do="head.mode: replace")
+    num_classes = num_outputs if is_headless or head.mode == "replace" else int(model.num_classes)  # type: ignore[arg-type]
+    _reset(model, reset, num_classes, head)
+
+
+def _reset(model: nn.Module, reset: Callable[..., None], num_classes: int, head: Head) -> None:
+    before = dict(model.state_dict())
+    try:
+        if head.global_pool == "default":
+            reset(num_classes)
+        else:
+            reset(num_classes, head.global_pool)
+    except (TypeError, AssertionError, ValueError, RuntimeError, KeyError) as error:
+        do = "head.global_pool: default" if head.global_pool != "default" else "choose another backbone"
+        raise UsageError(
+            "E-HEAD-POOL", f"{type(model).__name__} cannot have global_pool {head.global_pool}: {error}", do=do
+        ) from error
+    if head.mode == "append":
+        model.load_state_dict(before)
+
+
+def _new_layer(model: nn.Module, old: nn.Module, path: str, head: Head, num_outputs: int) -> nn.Module:
+    if isinstance(old, nn.Conv2d):
+        width = old.out_channels if head.mode == "append" else old.in_channels
+        return PerPixel(LAYERS[head.type](width, num_outputs, head.drop_rate))
+    if isinstance(old, nn.Linear):
+        width = old.out_features if head.mode == "append" else old.in_features
+        return LAYERS[head.type](width, num_outputs, head.drop_rate)
+    raise UsageError("E-HEAD-PLACE", f"the classifier of {type(model).__name__} ({path}) is a {type(old).__name__}")
+
+
+def _draw(layer: nn.Module, seed: int) -> None:
+    """Weights from a normal distribution cut at two deviations, biases zero; norms stay one and zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim >= 2 and not parameter.is_meta:
+                std = _INIT_STD if not name.endswith("fc1.weight") else parameter.shape[1] ** -0.5
+                values = torch.empty(parameter.shape).normal_(generator=generator).clamp_(-2, 2)
+                parameter.copy_(values * std)
+
+
+def _put(model: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    like = next(owner.parameters(), None)
+    if like is not None:
+        layer.to(device=like.device, dtype=like.dtype)
+    setattr(owner, name, layer) if not name.isdigit() else owner.register_module(name, layer)
+
+
+def _quiet_dropout(model: nn.Module, library: Library) -> None:
+    own = parts.head_modules(model, library)
+    for path in parts.find_parts(model, library).parts[-1].modules:
+        module = model.get_submodule(path)
+        is_new = any(path == head or path.startswith(f"{head}.") for head in own)
+        if isinstance(module, nn.Dropout) and not is_new:
+            module.p = 0.0
+    if library == "timm":
+        for owner in model.modules():
+            if isinstance(getattr(owner, "drop_rate", None), float) and any(
+                owner is model.get_submodule(path.rpartition(".")[0]) for path in own
+            ):
+                owner.drop_rate = 0.0  # type: ignore[assignment]
+
+
+def _tell(model: nn.Module, num_outputs: int, library: Library) -> None:
+    """Attributes by which the library knows how many classes there are."""
+    if library == "transformers":
+        config = model.config
+        config.num_labels = num_outputs  # type: ignore[union-attr]
+        model.num_labels = num_outputs
+        return
+    for path in ("", *{p.rpartition(".")[0] for p in parts.classifier_paths(model, library)}):
+        owner = model.get_submodule(path)
+        if isinstance(getattr(owner, "num_classes", None), int):
+            owner.num_classes = num_outputs
