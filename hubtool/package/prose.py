@@ -204,7 +204,7 @@ def license_text(facts: Facts) -> str:
 
 def citation(facts: Facts, repo: str) -> str:
     key = re.sub(r"[^a-z0-9]+", "-", (repo if repo != "OWNER/NAME" else facts.title).lower()).strip("-")
-    title = re.sub(r"[{}\\]", "", one_line(facts.title))
+    title = re.sub(r"[{}\\`<>]", "", one_line(facts.title))
     pinned = facts.resolved.backbone
     base = pinned.repo_id or pinned.url or facts.backbone_name
     return (

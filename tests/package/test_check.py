@@ -1,0 +1,397 @@
+"""verify names every tampering, sealed again or not, and raises no false alarm."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import HubtoolError, NotFoundError
+from hubtool.package import build, check
+from hubtool.package import card as cards
+from hubtool.records.evidence import Predictions
+from hubtool.records.package import MANIFEST_NAME, PackageManifest
+
+TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+
+
+def wrong(package: Path) -> dict[str, str]:
+    """What verify finds wrong: name → detail."""
+    return {finding.name: finding.detail for finding in check.verify(package) if not finding.is_ok}
+
+
+def reseal(package: Path, *, card: bool = False) -> None:
+    """What a careful forger does: new digests in hubtool.json, and a card compiled from the forged evidence."""
+    manifest = PackageManifest.read(package / MANIFEST_NAME)
+    if card:
+        (package / "README.md").write_text(cards.render(package, layout=manifest.layout))
+    manifest.model_copy(update={"files": build.file_digests(package)}).write(package / MANIFEST_NAME)
+
+
+def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(package: Path) -> None:
+        text = (package / path).read_text()
+        assert old in text, old
+        (package / path).write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def set_json(path: str, *keys: str | int, value: Any) -> Callable[[Path], None]:
+    def change(package: Path) -> None:
+        tree = json.loads((package / path).read_text())
+        node = tree
+        for key in keys[:-1]:
+            node = node[key]
+        assert node[keys[-1]] != value
+        node[keys[-1]] = value
+        (package / path).write_text(json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n")
+
+    return change
+
+
+def flip(path: str, offset: int) -> Callable[[Path], None]:
+    def change(package: Path) -> None:
+        data = bytearray((package / path).read_bytes())
+        data[offset] ^= 1
+        (package / path).write_bytes(bytes(data))
+
+    return change
+
+
+def one_prediction(package: Path) -> None:
+    predictions = Predictions.read(package / made.PREDICTIONS)
+    logits = predictions.logits_NK.copy()
+    logits[0] = -logits[0]
+    Predictions(split="val", samples=predictions.samples, targets=predictions.targets, logits_NK=logits).write(
+        package / made.PREDICTIONS
+    )
+
+
+def one_target(package: Path) -> None:
+    predictions = Predictions.read(package / made.PREDICTIONS)
+    targets = predictions.targets.copy()
+    targets[0] = (targets[0] + 1) % 7
+    Predictions(split="val", samples=predictions.samples, targets=targets, logits_NK=predictions.logits_NK).write(
+        package / made.PREDICTIONS
+    )
+
+
+def swap_samples(package: Path) -> None:
+    p = Predictions.read(package / made.PREDICTIONS)
+    samples = (p.samples[1], p.samples[0], *p.samples[2:])
+    Predictions(split="val", samples=samples, targets=p.targets, logits_NK=p.logits_NK).write(
+        package / made.PREDICTIONS
+    )
+
+
+def a_tensor(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path], None]:
+    def apply(package: Path) -> None:
+        tensors = made.tensors()
+        change(tensors)
+        (package / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+
+    return apply
+
+
+def nan(tensors: dict[str, np.ndarray]) -> None:
+    tensors["fc.weight"][0, 0] = np.nan
+
+
+def last_bit(tensors: dict[str, np.ndarray]) -> None:
+    tensors["fc.bias"].view(np.uint32)[3] ^= 1
+
+
+def add_file(name: str, data: bytes) -> Callable[[Path], None]:
+    def change(package: Path) -> None:
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_bytes(data)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda package: (package / name).unlink()
+
+
+def duplicate_log_line(package: Path) -> None:
+    path = package / "logs" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + path.read_bytes().split(b"\n")[0] + b"\n")
+
+
+def link(package: Path) -> None:
+    (package / "logs" / "link").symlink_to("/etc/hostname")
+
+
+def fifo(package: Path) -> None:
+    os.mkfifo(package / "pipe")
+
+
+def first_digit(pattern: str) -> Callable[[Path], None]:
+    """Change the last digit of the first match in the card."""
+
+    def change(package: Path) -> None:
+        text = (package / "README.md").read_text()
+        match = re.search(pattern, text)
+        assert match is not None, pattern
+        digit = text[match.end() - 1]
+        assert digit.isdigit()
+        (package / "README.md").write_text(text[: match.end() - 1] + str((int(digit) + 1) % 10) + text[match.end() :])
+
+    return change
+
+
+def append_person(text: str) -> Callable[[Path], None]:
+    end = "<!-- yours:end about -->"
+    return edit("README.md", end, f"{text}\n{end}")
+
+
+def _drop_claim(package: Path) -> None:
+    tree = json.loads((package / "result.json").read_text())
+    tree["claims"] = [c for c in tree["claims"] if c["metric"] != "calibration_error"]
+    (package / "result.json").write_text(json.dumps(tree))
+
+
+def _relicense(package: Path, license_: str) -> None:
+    set_json("evidence/card.json", "license", value=license_)(package)
+    set_json(MANIFEST_NAME, "license", value=license_)(package)
+
+
+# name → (what is done, does the forger seal again, does he compile the card again, a finding that names it)
+TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
+    # the card
+    "headline": (first_digit(r"\*\*Top-1 accuracy \d\.\d{4}"), True, False, r"README.md line \d+"),
+    "model-index value": (first_digit(r"value: \d\.\d+"), True, False, r"README.md model-index"),
+    "interval": (first_digit(r"95 % interval \d\.\d{4}"), True, False, r"README.md line \d+"),
+    "results table": (first_digit(r"\| ± \d\.\d{4}"), True, False, r"README.md line \d+"),
+    "number of pictures": (first_digit(r"\| train \| \d+"), True, False, r"README.md line \d+"),
+    "epoch table": (first_digit(r"\| \*\*2\*\* \| \*\*\d\.\d{4}"), True, False, r"README.md line \d+"),
+    "learning rate": (first_digit(r"`train.optimizer.lr` \| 0\.05"), True, False, r"README.md line \d+"),
+    "duration": (first_digit(r"Trained in 1 min 23"), True, False, r"README.md line \d+"),
+    "version": (first_digit(r"\| torch \| 2\.15\.0"), True, False, r"README.md line \d+"),
+    "parameters": (first_digit(r"8,397,319"), True, False, r"README.md line \d+"),
+    "licence in the card": (
+        edit("README.md", 'license: "apache-2.0"', "license: mit"),
+        True,
+        False,
+        r"README.md license",
+    ),
+    "licence sentence": (edit("README.md", "apache-2.0, carried", "mit, carried"), True, False, r"README.md line \d+"),
+    "base revision in the card": (
+        edit("README.md", "491b427b45c94c7f", "591b427b45c94c7f"),
+        True,
+        False,
+        r"README.md base_model_revision",
+    ),
+    "class in the card": (edit("README.md", "cat, dog", "dog, cat"), True, False, r"README.md line \d+"),
+    "sentence added": (edit("README.md", "## Limits\n", "## Limits\n\nNone.\n"), True, False, r"README.md"),
+    "front matter key": (
+        edit("README.md", "library_name: timm\n", "library_name: timm\ninference: false\n"),
+        True,
+        False,
+        r"README.md inference",
+    ),
+    "front matter broken": (edit("README.md", "tags:\n", "tags: [\n"), True, False, r"README.md front matter.*"),
+    "no front matter": (edit("README.md", "---\n", ""), True, False, r"README.md"),
+    "card not sealed": (first_digit(r"\| ± \d\.\d{4}"), False, False, r"README.md"),
+    "script of a person": (append_person("<script>alert(1)</script>"), True, False, r"README.md about"),
+    "remote picture of a person": (append_person("![x](https://e.example/x.png)"), True, False, r"README.md about"),
+    "handler of a person": (append_person("<p onclick=x>y</p>"), True, False, r"README.md about"),
+    # evidence and result
+    "one prediction": (one_prediction, False, False, r"evidence/predictions-val.safetensors"),
+    "one prediction, sealed": (one_prediction, True, True, r"evidence/predictions-val.safetensors"),
+    "one target": (one_target, True, True, r"evidence/predictions-val.safetensors"),
+    "pictures swapped": (swap_samples, True, True, r"evidence/predictions-val.safetensors"),
+    "claimed value": (set_json("result.json", "claims", 0, "value", value=0.99), True, True, r"result.json"),
+    "tolerance": (set_json("result.json", "claims", 0, "tolerance", value=0.5), True, True, r"result.json"),
+    "number of samples": (set_json("result.json", "claims", 0, "num_samples", value=6000), True, True, r"result.json"),
+    "claimed split": (set_json("result.json", "claims", 0, "split", value="test"), True, True, r"result.json"),
+    "a claim dropped": (_drop_claim, True, True, r"result.json"),
+    "weights of another result": (
+        set_json("result.json", "recipe_digest", value="0" * 64),
+        True,
+        True,
+        r"resolved.json",
+    ),
+    "data digest": (set_json("result.json", "data_digest", value="0" * 64), True, True, r"data.json"),
+    "backbone digest": (set_json("result.json", "backbone_digest", value="0" * 64), True, True, r"resolved.json"),
+    "selected value": (set_json("result.json", "selected", "value", value=0.1), True, True, r"logs/metrics.jsonl"),
+    "selected epoch": (set_json("result.json", "selected", "global_step", value=9), True, True, r"logs/metrics.jsonl"),
+    "numerics": (set_json("environment.json", "numerics", "num_threads", value=64), True, True, r"environment.json"),
+    "golden shape": (flip("evidence/golden.safetensors", -1), False, False, r"evidence/golden.safetensors"),
+    # recipe and data
+    "seed": (set_json("resolved.json", "train", "seed", value=7), True, True, r"resolved.json"),
+    "learning rate of the recipe": (
+        set_json("resolved.json", "train", "optimizer", "lr", value=0.5),
+        True,
+        True,
+        r"resolved.json",
+    ),
+    "recipe.yaml": (edit("recipe.yaml", "lr: 0.05", "lr: 0.06"), False, False, r"recipe.yaml"),
+    "target of a picture": (set_json("data.json", "splits", "train", 0, "target", value=2), True, True, r"data.json"),
+    "picture of the data": (
+        set_json("data.json", "splits", "val", 0, "sha256", value="0" * 64),
+        True,
+        True,
+        r"data.json",
+    ),
+    "class name in data.json": (set_json("data.json", "classes", 0, value="lion"), True, True, r"config.json"),
+    "class name in config.json": (set_json("config.json", "label_names", 0, value="lion"), True, True, r"config.json"),
+    "preprocessing": (
+        set_json("config.json", "pretrained_cfg", "mean", value=[0.5, 0.5, 0.5]),
+        True,
+        True,
+        r"config.json",
+    ),
+    "remote code": (edit("config.json", "{", '{"auto_map": {},'), True, True, r"config.json"),
+    "a name of the data": (
+        set_json("data.json", "splits", "val", 0, "path", value="x/mine.png"),
+        True,
+        True,
+        r"data.json",
+    ),
+    # weights
+    "one byte of weights": (flip("model.safetensors", -1), False, False, r"model.safetensors"),
+    "one bit of weights, sealed": (a_tensor(last_bit), True, True, r"model.safetensors"),
+    "a tensor missing": (a_tensor(lambda t: t.pop("fc.bias")), True, True, r"model.safetensors"),
+    "a tensor more": (a_tensor(lambda t: t.update(extra=np.ones(2, np.float32))), True, True, r"model.safetensors"),
+    "NaN in the weights": (a_tensor(nan), True, True, r"model.safetensors"),
+    "weights cut off": (lambda p: os.truncate(p / "model.safetensors", 300), True, True, r"model.safetensors"),
+    "header longer than the file": (
+        lambda p: (p / "model.safetensors").write_bytes(b"\xff" * 64),
+        True,
+        True,
+        r"model.safetensors",
+    ),
+    # licence and manifest
+    "licence of the manifest": (set_json(MANIFEST_NAME, "license", value="mit"), False, False, r"hubtool.json"),
+    "licence everywhere, looser than the base": (lambda p: _relicense(p, "cc0-1.0"), True, True, r"licence"),
+    "base revision of the manifest": (
+        set_json(MANIFEST_NAME, "base_revision", value="f" * 40),
+        False,
+        False,
+        r"hubtool.json",
+    ),
+    "backbone's licence": (
+        set_json("evidence/backbone.json", "license", value="mit"),
+        False,
+        False,
+        r"evidence/backbone.json",
+    ),
+    "backbone's files": (
+        set_json("evidence/backbone.json", "origin", "files", 0, "sha256", value="b" * 64),
+        True,
+        True,
+        r"evidence/backbone.json",
+    ),
+    "path out of the package": (
+        set_json(MANIFEST_NAME, "files", 0, "path", value="../README.md"),
+        False,
+        False,
+        r"hubtool.json",
+    ),
+    "manifest cut off": (lambda p: os.truncate(p / MANIFEST_NAME, 100), False, False, r"hubtool.json"),
+    # files
+    "file missing": (remove("plots/curves.png"), False, False, r"plots/curves.png"),
+    "evidence missing": (remove(made.PREDICTIONS), True, False, r"predictions-val.safetensors"),
+    "file not listed": (add_file("notes.txt", b"x"), False, False, r"notes.txt"),
+    "pickle": (add_file("model.bin", b"x"), True, False, r"model.bin"),
+    "pickle by content": (add_file("logs/a.txt", b"\x80\x04\x95K\x00"), True, False, r"logs/a.txt"),
+    "zip": (add_file("logs/a.txt", b"PK\x03\x04xx"), True, False, r"logs/a.txt"),
+    "program": (add_file("modeling.py", b"import os"), True, False, r"modeling.py"),
+    "secret": (add_file("logs/a.txt", f"one\n{TOKEN}".encode()), True, False, r"logs/a.txt:2"),
+    "picture": (add_file("logs/batch.png", made.png()), True, False, r"logs/batch.png"),
+    "picture in an event file": (
+        add_file("logs/tensorboard/events.out.tfevents.1.x", made.record(made.png())),
+        True,
+        False,
+        r"logs/tensorboard/events.*",
+    ),
+    "picture in a plot": (
+        add_file("plots/roc.svg", b"<svg><image href='data:image/png;base64,AAAA'/></svg>"),
+        True,
+        False,
+        r"plots/roc.svg",
+    ),
+    "plot of pictures": (add_file("plots/predictions.png", made.png()), True, False, r"plots/predictions.png"),
+    "link": (link, False, False, r"files"),
+    "pipe": (fifo, False, False, r"files"),
+    "step twice in the log": (duplicate_log_line, True, True, r"logs/metrics.jsonl"),
+    "log line of nonsense": (add_file("logs/metrics.jsonl", b"{}\n"), True, False, r"logs/metrics.jsonl.*"),
+    "snippet": (edit("evidence/snippets.json", "import timm", "import os"), True, True, r"evidence/snippets.json"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_every_tampering_is_named(name: str, package: Path) -> None:
+    change, is_sealed, is_card_made_again, wanted = TAMPERINGS[name]
+    change(package)
+    if is_sealed:
+        try:
+            reseal(package, card=is_card_made_again)
+        except HubtoolError:
+            reseal(package)
+    found = wrong(package)
+    assert any(re.fullmatch(wanted, finding) for finding in found), found
+
+
+def test_a_byte_changed_in_any_file_is_named(clean: Path, package: Path) -> None:
+    for file in build.read_manifest(clean).files:
+        path = package / file.path
+        good = path.read_bytes()
+        path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+        assert file.path in wrong(package), file.path
+        path.write_bytes(good)
+    assert wrong(package) == {}
+
+
+def test_a_person_may_write_between_the_markers(package: Path) -> None:
+    append_person("Made for the *museum's* shop: see [the report](report.pdf), 12 % better. Commit " + "0af1" * 10)(
+        package
+    )
+    assert wrong(package) == {}
+
+
+@pytest.mark.parametrize(
+    "name", [".gitattributes", ".cache/huggingface/download/x.metadata", "reproductions/abc-1.json"]
+)
+def test_what_a_hub_adds_is_no_finding(name: str, package: Path) -> None:
+    add_file(name, b"{}")(package)
+    assert wrong(package) == {}
+
+
+def test_no_false_alarm(tmp_path: Path) -> None:
+    for seed in range(6):
+        target = tmp_path / f"package{seed}"
+        made.make_package(made.make_run(tmp_path / f"run{seed}", seed=seed, num_val=7 + 31 * seed), target)
+        assert wrong(target) == {}
+
+
+@pytest.mark.prove
+def test_no_false_alarm_on_two_hundred_clean_packages(tmp_path: Path) -> None:
+    for seed in range(200):
+        run, target = tmp_path / "run", tmp_path / "package"
+        made.make_package(made.make_run(run, seed=seed, num_val=7 + seed), target, with_names=bool(seed % 2))
+        assert wrong(target) == {}
+        shutil.rmtree(run)
+        shutil.rmtree(target)
+
+
+def test_what_is_no_package_is_said(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no package"):
+        check.verify(tmp_path)
+
+
+def test_the_digest_of_a_claim_is_that_of_its_file(clean: Path) -> None:
+    claim = json.loads((clean / "result.json").read_text())["claims"][0]
+    assert claim["evidence_sha256"] == sha256_file(clean / claim["evidence"])
