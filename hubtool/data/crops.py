@@ -12,8 +12,7 @@ import random
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
+    from hubtool.data.images import Picture
     from hubtool.records.backbone import Preprocess
 
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
@@ -44,7 +43,7 @@ def frame_of(preprocess: Preprocess) -> Frame:
     )
 
 
-def plain(image: Image, frame: Frame) -> Image:
+def plain(image: Picture, frame: Frame) -> Picture:
     """Resize and crop without a draw. ``image`` has the mode of ``in_chans``; so has the result, of the frame's size."""
     target = (math.floor(frame.height / frame.crop_pct), math.floor(frame.width / frame.crop_pct))
     if frame.crop_mode == "squash":
@@ -58,12 +57,12 @@ def plain(image: Image, frame: Frame) -> Image:
     return _center(_resize(image, size, frame.interpolation), frame)
 
 
-def light(image: Image, frame: Frame, source: random.Random) -> Image:
+def light(image: Picture, frame: Frame, source: random.Random) -> Picture:
     """A crop of 35 to 100 % of the area at an aspect of 3/4 to 4/3, resized to the frame, mirrored in half of the cases."""
     return mirrored(random_crop(image, frame, source, least_area=0.35), source)
 
 
-def random_crop(image: Image, frame: Frame, source: random.Random, *, least_area: float) -> Image:
+def random_crop(image: Picture, frame: Frame, source: random.Random, *, least_area: float) -> Picture:
     """Szegedy et al.'s "Going Deeper with Convolutions" crop, as torchvision's RandomResizedCrop draws it.
 
     Ten tries for a box inside the picture, then the largest centred one of a permitted aspect.
@@ -86,37 +85,55 @@ def random_crop(image: Image, frame: Frame, source: random.Random, *, least_area
     return image.crop(box).resize((frame.width, frame.height), _RESAMPLING[frame.interpolation])
 
 
-def mirrored(image: Image, source: random.Random) -> Image:
+def mirrored(image: Picture, source: random.Random) -> Picture:
     return image.transpose(_FLIP_LEFT_RIGHT) if source.random() < 0.5 else image  # type: ignore[arg-type]
 
 
-def _short_side(image: Image, size: int) -> tuple[int, int]:
+def erased(image: Picture, frame: Frame, source: random.Random) -> Picture:
+    """With a rectangle of 2 to 33 % of the area, at an aspect of 0.3 to 3.3, in the colour of the mean."""
+    for _ in range(10):
+        area = frame.height * frame.width * (0.02 + source.random() * 0.31)
+        aspect = math.exp(math.log(0.3) + source.random() * (math.log(3.3) - math.log(0.3)))
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        x, y = source.random(), source.random()
+        if h < frame.height and w < frame.width:
+            left, top = int(x * (frame.width - w + 1)), int(y * (frame.height - h + 1))
+            image = image.copy()
+            image.paste(_colour(frame), (left, top, left + w, top + h))
+            break
+    return image
+
+
+def _colour(frame: Frame) -> tuple[int, ...] | int:
+    return tuple(frame.fill) if len(frame.fill) > 1 else frame.fill[0]
+
+
+def _short_side(image: Picture, size: int) -> tuple[int, int]:
     width, height = image.size
     short, long = min(width, height), max(width, height)
     new_long = int(size * long / short)
     return (new_long, size) if width <= height else (size, new_long)
 
 
-def _keep_ratio(image: Image, target: tuple[int, int], *, is_longest: bool) -> tuple[int, int]:
+def _keep_ratio(image: Picture, target: tuple[int, int], *, is_longest: bool) -> tuple[int, int]:
     width, height = image.size
     ratios = (height / target[0], width / target[1])
     ratio = max(ratios) if is_longest else min(ratios)
     return round(height / ratio), round(width / ratio)
 
 
-def _resize(image: Image, size: tuple[int, int], interpolation: str) -> Image:
+def _resize(image: Picture, size: tuple[int, int], interpolation: str) -> Picture:
     height, width = size
     return image if image.size == (width, height) else image.resize((width, height), _RESAMPLING[interpolation])
 
 
-def _center(image: Image, frame: Frame) -> Image:
+def _center(image: Picture, frame: Frame) -> Picture:
     """The centre, rounded as torchvision and timm round; what lies outside of the picture gets the fill colour."""
     width, height = image.size
     left, top = (_offset(width, frame.width), _offset(height, frame.height))
     if (left, top, width, height) == (0, 0, frame.width, frame.height):
         return image
     result = image.crop((left, top, left + frame.width, top + frame.height))
-    fill = tuple(frame.fill) if len(frame.fill) > 1 else frame.fill[0]
     for box in (
         (0, 0, frame.width, -top),
         (0, height - top, frame.width, frame.height),
@@ -124,7 +141,7 @@ def _center(image: Image, frame: Frame) -> Image:
         (width - left, 0, frame.width, frame.height),
     ):
         if box[2] > box[0] and box[3] > box[1]:
-            result.paste(fill, box)
+            result.paste(_colour(frame), box)
     return result
 
 

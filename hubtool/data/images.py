@@ -27,13 +27,16 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from hubtool.core.errors import DataError, SecurityError, UsageError
 
+Picture = Image.Image
+
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 512 << 20
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # By their endings files are taken for pictures; by their first bytes Pillow reads them, in these formats alone.
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pbm .pnm .avif .jp2 .j2k"
 SUFFIXES = frozenset(_SUFFIXES.split(" "))
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "MPO", "DIB", "AVIF", "JPEG2000")
+_QUICK = ("JPEG", "PNG", "GIF", "BMP", "PPM")  # an MPO is opened as the JPEG it begins with
+FORMATS = (*_QUICK, "WEBP", "TIFF", "DIB", "AVIF", "JPEG2000")
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -110,11 +113,13 @@ def decode(data: bytes, in_chans: int = 3) -> tuple[Image.Image, tuple[str, ...]
 
 def _load(data: bytes, applied: list[str]) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _identify(data)
         if image.width * image.height > MAX_PIXELS:
             raise BombError("E-DATA-BOMB", f"{image.width}x{image.height} pixels, {MAX_PIXELS // 10**6} Mpx at most")
         if getattr(image, "is_animated", False):
             applied.append("first frame")
+        if image.format == "TIFF" and _orientation(image) != 1:
+            applied.append("exif turned")  # by Pillow itself, while it loads
         if image.mode in ("I", "F") or any(";16" in str(tile[3]) for tile in image.tile):
             applied.append("16-bit")
         image.load()
@@ -127,6 +132,16 @@ def _load(data: bytes, applied: list[str]) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
         raise DataError("E-DATA-DECODE", _reason(error, len(data))) from error  # all of these Pillow's decoders raise
     return image
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Opened by the first format that knows it. The rest of Pillow's plugins are imported only when one is needed."""
+    Image.preinit()
+    try:
+        return Image.open(io.BytesIO(data), formats=_QUICK)
+    except UnidentifiedImageError:
+        Image.init()
+        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _reason(error: Exception, size_bytes: int) -> str:

@@ -79,9 +79,9 @@ class ImageLoader:
                 if round_ != self._round:
                     raise RuntimeError("load() was called again: this iterator has ended")
                 ahead.take_into(row, address)
-            from hubtool.data.transforms import normalize_numpy
+            from hubtool.data.transforms import normalize
 
-            yield normalize_numpy(pixels_BHWC, self._preprocess)
+            yield normalize(pixels_BHWC, self._preprocess)
 
     def request(self, address: Address) -> Request:
         sample = self._samples[address.index]

@@ -1,0 +1,165 @@
+"""Preprocessing equals timm's bit for bit; a draw depends on its address alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hubtool.core.errors import UsageError
+from hubtool.core.seeds import Address
+from hubtool.data import transforms
+from hubtool.records.backbone import CropMode, Interpolation, Preprocess
+from tests.data.made import picture
+
+SIZES = [(40, 30), (30, 40), (33, 33), (32, 32), (7, 90), (1, 1), (500, 31)]
+
+
+def timms(image: Image.Image, pre: Preprocess) -> torch.Tensor:
+    transform = timm.data.create_transform(
+        input_size=(pre.in_chans, *pre.img_size),
+        is_training=False,
+        interpolation=pre.interpolation,
+        mean=pre.mean,
+        std=pre.std,
+        crop_pct=pre.crop_pct,
+        crop_mode=pre.crop_mode,
+    )
+    found = transform(image)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("img_size", [(32, 32), (24, 40)])
+def test_preprocessing_is_timms(crop_mode: CropMode, interpolation: Interpolation, img_size: tuple[int, int]) -> None:
+    for crop_pct in (0.875, 0.95, 1.0, 0.9):
+        pre = Preprocess(img_size=img_size, crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation)
+        for width, height in SIZES:
+            image = picture(1, width, height)
+            assert torch.equal(transforms.preprocess(image, pre), timms(image, pre)), (width, height, crop_pct)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(8, 50), st.integers(8, 50)),
+    st.floats(0.3, 1.0),
+    st.sampled_from(["center", "squash", "border"]),
+)
+def test_preprocessing_is_timms_at_any_size(
+    size: tuple[int, int], img_size: tuple[int, int], crop_pct: float, crop_mode: CropMode
+) -> None:
+    image = picture(2, *size)
+    pre = Preprocess(img_size=img_size, crop_pct=crop_pct, crop_mode=crop_mode)
+    assert torch.equal(transforms.preprocess(image, pre), timms(image, pre))
+
+
+def test_every_pixel_value_is_normalised_as_timm_does() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = Image.fromarray(np.stack([pixels, pixels[::-1], pixels.T], -1))
+    pre = Preprocess(img_size=(16, 16), crop_pct=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+    assert torch.equal(transforms.preprocess(image, pre), timms(image, pre))
+
+
+def test_one_channel_is_timms() -> None:
+    pre = Preprocess(img_size=(20, 20), in_chans=1, mean=(0.5,), std=(0.25,), crop_mode="border")
+    image = picture(3, mode="L")
+    assert torch.equal(transforms.preprocess(image, pre), timms(image, pre))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("policy", ["light", "strong"])
+def test_a_draw_is_fixed_by_seed_and_address(mode: str, policy: str) -> None:
+    chans = len(mode)
+    pre = Preprocess(img_size=(24, 32), in_chans=chans, mean=(0.5,) * chans, std=(0.2,) * chans)
+    image = picture(4, 60, 50, mode)
+    before = image.tobytes()
+
+    def draw(seed: int, step: int, index: int) -> torch.Tensor:
+        return transforms.augment(image, pre, policy, Address(purpose="augment", step=step, index=index), seed)
+
+    first = draw(0, 1, 2)
+    assert first.shape == (chans, 24, 32) and first.dtype == torch.float32 and first.is_contiguous()
+    torch.rand(3)  # no global state takes part
+    np.random.default_rng().random()
+    assert torch.equal(draw(0, 1, 2), first)
+    others = [draw(1, 1, 2), draw(0, 2, 2), draw(0, 1, 3)]
+    assert all(not torch.equal(other, first) for other in others)
+    assert image.tobytes() == before, "the picture itself stays as it is"
+
+
+def test_no_policy_is_preprocessing() -> None:
+    pre = Preprocess(img_size=(24, 24))
+    address = Address(purpose="augment", step=3, index=1)
+    assert torch.equal(transforms.augment(picture(), pre, "none", address, 0), transforms.preprocess(picture(), pre))
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(UsageError, match="unknown policy"):
+        transforms.augment(picture(), Preprocess(img_size=(8, 8)), "wild", Address(purpose="augment"), 0)
+
+
+def test_strong_uses_every_operation_and_keeps_the_shape() -> None:
+    from hubtool.data.crops import frame_of
+
+    for mode in ("L", "LA", "RGB", "RGBA"):
+        frame = frame_of(
+            Preprocess(img_size=(16, 20), in_chans=len(mode), mean=(0.5,) * len(mode), std=(1.0,) * len(mode))
+        )
+        image = picture(5, 20, 16, mode)
+        for name in transforms._OPERATIONS:
+            for magnitude, sign in ((0.0, 1), (0.5, -1), (1.0, 1)):
+                found = transforms._operate(image.copy(), frame, name, magnitude, sign)
+                assert (found.size, found.mode) == ((20, 16), mode), name
+            if name not in ("identity", "color"):
+                assert found.tobytes() != image.tobytes() or name in ("autocontrast", "equalize"), name
+
+
+def test_half_of_the_light_draws_are_mirrored_and_crops_vary() -> None:
+    # left half black, right half white: the mean of the left side tells whether it was mirrored
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[:, 16:] = 255
+    pre = Preprocess(img_size=(16, 16), mean=(0.0,) * 3, std=(1.0,) * 3)
+    drawn = [
+        transforms.augment(Image.fromarray(pixels), pre, "light", Address(purpose="augment", index=i), 0)
+        for i in range(200)
+    ]
+    mirrored = sum(bool(x[:, :, 0].mean() > x[:, :, -1].mean()) for x in drawn)
+    assert 70 <= mirrored <= 130
+    assert len({x.numpy().tobytes() for x in drawn}) > 60
+
+
+def test_draws_are_frozen() -> None:
+    """A change of the arithmetic would change every published result: it must be a decision."""
+    import hashlib
+
+    pixels = np.arange(48 * 40 * 3, dtype=np.uint64).reshape(40, 48, 3) * 2654435761 % 251
+    image = Image.fromarray(pixels.astype(np.uint8))
+    from hubtool.data.crops import frame_of
+
+    frame = frame_of(Preprocess(img_size=(16, 16), interpolation="nearest"))
+    digest = hashlib.sha256()
+    for index in range(40):
+        seed = Address(purpose="augment", step=1, index=index).seed(0)
+        digest.update(transforms.draw(image, frame, "light", seed).tobytes())
+    assert digest.hexdigest()[:16] == "c61df9d43bf25f4e"
+
+
+def test_light_draws_need_no_torch() -> None:
+    code = (
+        "import sys, random; from PIL import Image; from hubtool.data import crops\n"
+        "frame = crops.Frame(8, 8, 3, 0.875, 'center', 'bicubic', (1, 2, 3))\n"
+        "crops.light(Image.new('RGB', (20, 10)), frame, random.Random(0))\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
