@@ -49,9 +49,9 @@ def features(model: nn.Module, x_BCHW: Tensor) -> Array:
     """Pooled features (N, D) in eval mode."""
     body: Any = model.eval()
     with torch.no_grad():
-        return torch.cat(
-            [body.forward_head(body.forward_features(x), pre_logits=True) for x in x_BCHW.split(256)]
-        ).numpy()
+        parts = [body.forward_head(body.forward_features(part), pre_logits=True) for part in x_BCHW.split(256)]
+    feats_ND: Array = torch.cat(parts).numpy()
+    return feats_ND
 
 
 def split(labels_N: Array, seed: int) -> tuple[Array, Array, Array]:
