@@ -1,0 +1,83 @@
+"""Starting the server: uvicorn with our limits, in this process (``serve``) or in a thread of it (``embedded``)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hubtool.core.errors import StorageError
+from hubtool.server.app import create_app
+from hubtool.server.call import Limits, Site
+from hubtool.server.edge import LOOPBACK_NAMES
+
+HEAD_TIMEOUT_S = 20.0
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which drops a connection whose request head does not come in time (slow loris)."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_head()
+
+    def _await_head(self) -> None:
+        seen = self.cycle
+        self.loop.call_later(HEAD_TIMEOUT_S, self._drop_if_silent, seen)
+
+    def _drop_if_silent(self, seen: Any) -> None:
+        if self.cycle is seen and not self.transport.is_closing():
+            self.transport.close()
+
+
+def is_loopback(host: str) -> bool:
+    return host in LOOPBACK_NAMES or host.startswith("127.")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises StorageError when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        sock.close()
+        what = f"cannot listen on {host} port {port}: {error.strerror or error}"
+        raise StorageError("E-HUB-PORT", what, do="choose another --port or --host") from error
+    return sock
+
+
+def make_server(root: Path, site: Site) -> uvicorn.Server:
+    """A server that is not running yet."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        create_app(root, site),
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=site.limits.header_bytes + 4096,
+        limit_concurrency=site.limits.num_connections,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=20,
+        backlog=512,
+    )
+    return uvicorn.Server(config)
+
+
+def site_of(host: str, port: int, *, public_url: str | None, is_open: bool, limits: Limits | None = None) -> Site:
+    name = f"[{host}]" if ":" in host else host
+    return Site((public_url or f"http://{name}:{port}").rstrip("/"), is_open, limits or Limits())

@@ -1,0 +1,212 @@
+"""What the Xet client uploads, and how files are rebuilt from it.
+
+A xorb is a run of compressed chunks; a shard says which chunks of which xorbs make up a file, and its sha256
+(formats: huggingface/hub-docs docs/xet, https://datatracker.ietf.org/doc/draft-denis-xet/). The sha256 of the rebuilt
+file is the check of everything before it, so the Merkle hashes of the protocol are names here and nothing more.
+
+    xet/epoch                 a random word; it stands in the address given to clients
+    xet/EPOCH/AREA/HASH       one xorb; an area belongs to one user, so that a hash opens nobody else's bytes
+
+A client remembers for weeks which xorbs it has sent to an address. So every xorb is kept while its epoch lives, and
+whoever removes xorbs begins a new epoch (``new_epoch``): the address changes and the client sends them again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import re
+import secrets
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lz4.frame
+
+from hubtool.core.errors import IntegrityError, NotFoundError, UsageError, from_os_error
+from hubtool.core.files import DISK, make_dirs, write_text
+from hubtool.server.objects import Incoming
+
+MAX_XORB_BYTES = 72 << 20  # the protocol says 64 MiB of chunks; headers and a footer come on top
+MAX_SHARD_BYTES = 64 << 20
+_MAX_CHUNK_BYTES = 1 << 20  # clients cut at 128 KiB
+_HEADER_BYTES = 48
+_ENTRY_BYTES = 48
+_HAS_VERIFICATION = 0x80000000
+_HAS_METADATA = 0x40000000
+_BOOKEND = b"\xff" * 32
+_HEX = re.compile(r"[0-9a-f]{64}")
+_FOOTER = b"XETBLOB"
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Chunks ``start`` to ``stop`` (exclusive) of one xorb."""
+
+    xorb: str
+    start: int
+    stop: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    sha256: str
+    terms: tuple[Term, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(term.size_bytes for term in self.terms)
+
+
+class Xorbs:
+    """The uploaded xorbs by epoch and area."""
+
+    def __init__(self, root: Path) -> None:
+        self.directory = root / "xet"
+        make_dirs(self.directory)
+        if not self._epoch_path.exists():
+            self.new_epoch()
+
+    @property
+    def _epoch_path(self) -> Path:
+        return self.directory / "epoch"
+
+    @property
+    def epoch(self) -> str:
+        return self._epoch_path.read_text("ascii").strip()
+
+    def new_epoch(self) -> None:
+        write_text(self._epoch_path, secrets.token_hex(8) + "\n")
+
+    def is_known(self, epoch: str) -> bool:
+        return epoch == self.epoch or (_is_word(epoch) and (self.directory / epoch).is_dir())
+
+    def path(self, epoch: str, area: str, name: str) -> Path:
+        if not _HEX.fullmatch(name) or not _is_word(epoch) or not _is_word(area):
+            raise UsageError("E-HUB-XET", "not the name of a xorb")
+        return self.directory / epoch / area / name
+
+    def keep(self, incoming: Incoming, target: Path) -> bool:
+        """Make a received xorb visible; False when it was there."""
+        try:
+            _chunk_offsets(incoming.path)
+            if target.exists():
+                return False
+            make_dirs(target.parent)
+            incoming.settle()
+            DISK.rename(incoming.path, target)
+            DISK.fsync_dir(target.parent)
+            return True
+        except OSError as error:
+            raise from_os_error(error, "a xorb") from error
+        finally:
+            incoming.discard()
+
+    def rebuild(self, epoch: str, area: str, file: ShardFile) -> Iterator[bytes]:
+        """The bytes of a file, chunk by chunk. Raises NotFoundError for a xorb that is not here."""
+        for term in file.terms:
+            yield from read_chunks(self.path(epoch, area, term.xorb), term)
+
+
+def _is_word(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-z]{1,64}", text) is not None
+
+
+def read_chunks(path: Path, term: Term) -> Iterator[bytes]:
+    """The unpacked chunks of a term; raises IntegrityError when the xorb is not what the term says."""
+    offsets = _chunk_offsets(path)
+    if not 0 <= term.start < term.stop <= len(offsets):
+        raise IntegrityError("E-HUB-XET", "a shard names chunks that the xorb does not have")
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for offset in offsets[term.start : term.stop]:
+            yield _unpack(data, offset)
+
+
+_OFFSETS: dict[tuple[str, int, int], tuple[int, ...]] = {}
+
+
+def _chunk_offsets(path: Path) -> tuple[int, ...]:
+    """Where each chunk begins. The last few answers are remembered: a shard has many terms per xorb."""
+    try:
+        stat = path.stat()
+        key = (str(path), stat.st_ino, stat.st_size)
+        if key in _OFFSETS:
+            return _OFFSETS[key]
+        if stat.st_size == 0:
+            raise IntegrityError("E-HUB-XET", "an empty xorb")
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            offsets = tuple(_walk(data))
+    except FileNotFoundError as error:
+        raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=path.name) from error
+    while len(_OFFSETS) > 64:
+        with contextlib.suppress(KeyError, StopIteration, RuntimeError):
+            _OFFSETS.pop(next(iter(_OFFSETS)))
+    _OFFSETS[key] = offsets
+    return offsets
+
+
+def _walk(data: mmap.mmap) -> Iterator[int]:
+    at = 0
+    while at < len(data) and data[at : at + len(_FOOTER)] != _FOOTER:
+        if at + 8 > len(data):
+            raise IntegrityError("E-HUB-XET", "a xorb ends inside a chunk")
+        packed = int.from_bytes(data[at + 1 : at + 4], "little")
+        unpacked = int.from_bytes(data[at + 5 : at + 8], "little")
+        if data[at] != 0 or data[at + 4] > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
+            raise IntegrityError("E-HUB-XET", "a xorb holds a chunk that cannot be read")
+        yield at
+        at += 8 + packed
+
+
+def _unpack(data: mmap.mmap, at: int) -> bytes:
+    packed = int.from_bytes(data[at + 1 : at + 4], "little")
+    size = int.from_bytes(data[at + 5 : at + 8], "little")
+    body, scheme = data[at + 8 : at + 8 + packed], data[at + 4]
+    if scheme != 0:
+        try:
+            body = lz4.frame.LZ4FrameDecompressor().decompress(body, max_length=size + 1)
+        except RuntimeError as error:
+            raise IntegrityError("E-HUB-XET", "a chunk does not unpack") from error
+    if len(body) != size:
+        raise IntegrityError("E-HUB-XET", "a chunk has another length than it says")
+    return _ungroup(body) if scheme == 2 else body
+
+
+def _ungroup(data: bytes) -> bytes:
+    """Undo byte grouping: all first bytes of the 4-byte words came first, then all second ones, and so on."""
+    out, at = bytearray(len(data)), 0
+    for lane in range(4):
+        count = (len(data) + 3 - lane) // 4
+        out[lane::4] = data[at : at + count]
+        at += count
+    return bytes(out)
+
+
+def parse_shard(data: bytes) -> list[ShardFile]:
+    """The files a shard describes. Raises UsageError for what is no shard."""
+    files, at = [], _HEADER_BYTES
+    try:
+        while data[at : at + 32] != _BOOKEND:
+            flags, count = struct.unpack_from("<II", data, at + 32)
+            at += _ENTRY_BYTES
+            terms = tuple(_parse_term(data, at + i * _ENTRY_BYTES) for i in range(count))
+            at += count * _ENTRY_BYTES * (2 if flags & _HAS_VERIFICATION else 1)
+            if not flags & _HAS_METADATA:
+                raise UsageError("E-HUB-XET", "a file of the shard has no sha256")
+            files.append(ShardFile(_hash_hex(data, at), terms))
+            at += _ENTRY_BYTES
+    except struct.error as error:
+        raise UsageError("E-HUB-XET", "not a shard") from error
+    return files
+
+
+def _parse_term(data: bytes, at: int) -> Term:
+    _, size_bytes, start, stop = struct.unpack_from("<IIII", data, at + 32)
+    return Term(_hash_hex(data, at), start, stop, size_bytes)
+
+
+def _hash_hex(data: bytes, at: int) -> str:
+    """The protocol's spelling of a hash: four little-endian 64-bit words."""
+    return "".join(f"{word:016x}" for word in struct.unpack_from("<QQQQ", data, at))

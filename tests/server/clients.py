@@ -1,0 +1,103 @@
+"""Clients that talk to a hub: the official ones in a process of their own, and plain HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Http:
+    """Plain requests; header names come back in lower case."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self._netloc = urlsplit(url).netloc
+        self._token = token
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, timeout: float = 30
+    ) -> Reply:
+        sent = dict(headers or {})
+        if self._token:
+            sent.setdefault("Authorization", f"Bearer {self._token}")
+        if isinstance(body, dict | list):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        connection = http.client.HTTPConnection(self._netloc, timeout=timeout)
+        try:
+            connection.request(method, path, body=body, headers=sent)
+            answer = connection.getresponse()
+            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+
+def commit_lines(*operations: dict[str, Any], summary: str = "test", parent: str | None = None) -> bytes:
+    """The NDJSON body of a commit."""
+    header: dict[str, Any] = {"summary": summary, "description": ""}
+    if parent:
+        header["parentCommit"] = parent
+    lines = [{"key": "header", "value": header}, *operations]
+    return b"\n".join(json.dumps(line).encode() for line in lines)
+
+
+def put(path: str, data: bytes) -> dict[str, Any]:
+    import base64
+
+    value = {"path": path, "content": base64.b64encode(data).decode(), "encoding": "base64"}
+    return {"key": "file", "value": value}
+
+
+class Client:
+    """Runs Python or a program the way a user would: a fresh HF_HOME, and HF_ENDPOINT naming the hub."""
+
+    def __init__(self, url: str, home: Path, token: str | None = "hf_any") -> None:
+        self.home = home
+        home.mkdir(exist_ok=True)
+        kept = {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ}
+        self.env = kept | {
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(home / "hf"),
+            "HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+        }
+        if token:
+            self.env["HF_TOKEN"] = token
+
+    def python(self, code: str, **env: str) -> str:
+        """Run a script; its standard output. A failure shows what it wrote."""
+        return self.run([sys.executable, "-c", textwrap.dedent(code)], **env)
+
+    def run(self, command: list[str], *, cwd: Path | None = None, check: bool = True, **env: str) -> str:
+        done = subprocess.run(
+            command, env=self.env | env, cwd=cwd or self.home, capture_output=True, text=True, timeout=300, check=False
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{command[0]} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done.stdout if check else done.stdout + done.stderr
+
+    def hf(self, *args: str, **env: str) -> str:
+        return self.run([str(Path(sys.executable).with_name("hf")), *args], **env)
