@@ -11,22 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.tracking.ranking import pr_points, roc_points
+from hubtool.tracking.intervals import wilson
 from hubtool.tracking.plots_style import BLUE, GREY, INK, LINES, PALE, figure, shorten, written
+from hubtool.tracking.ranking import pr_points, roc_points
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_BARS = 40
 NUM_BINS = 10
-_Z = 1.96
-
-
-def wilson(num_right: Array | float, num: Array | float) -> tuple[Any, Any]:
-    """The 95 % interval of a share (Wilson 1927): it stays within [0, 1] and is sound for few samples."""
-    right, total = np.asarray(num_right, dtype=np.float64), np.maximum(np.asarray(num, dtype=np.float64), 1e-12)
-    share = right / total
-    middle = share + _Z**2 / (2 * total)
-    half = _Z * np.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return (middle - half) / (1 + _Z**2 / total), (middle + half) / (1 + _Z**2 / total)
 
 
 def reliability(
@@ -39,7 +30,7 @@ def reliability(
     mean_confidence = np.bincount(bins, weights=confidence_N, minlength=NUM_BINS) / np.maximum(counts, 1)
     filled = counts > 0
     share = right[filled] / counts[filled]
-    low, high = wilson(right[filled], counts[filled])
+    low, high = wilson(share, counts[filled])
     with figure(4.4, 4.9, path) as fig:
         axis, below = fig.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axis.plot([0, 1], [0, 1], color=GREY, linestyle="dotted", label="perfectly calibrated")
@@ -66,8 +57,8 @@ def per_class(num_right_K: Array, num_K: Array, classes: Sequence[str], path: Pa
     present = np.flatnonzero(num_K)
     share_K = num_right_K / np.maximum(num_K, 1)
     worst = present[np.argsort(share_K[present], kind="stable")][:MAX_BARS]
-    low, high = wilson(num_right_K[worst], num_K[worst])
     share = share_K[worst]
+    low, high = wilson(share, num_K[worst])
     with figure(6.2, max(1.8, 1.0 + 0.24 * len(worst)), path) as fig:
         axis = fig.subplots()
         rows = np.arange(len(worst))

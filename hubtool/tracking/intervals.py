@@ -1,0 +1,48 @@
+"""How far a measured number can be trusted: 95 % intervals. N samples, K outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hubtool.records import metrics
+from hubtool.records.evidence import Predictions
+from hubtool.records.runs import Measured
+from hubtool.records.tasks import TaskName
+
+Array = np.ndarray[Any, np.dtype[Any]]
+NUM_RESAMPLES = 200
+MAX_RESAMPLED = 400_000  # samples times outputs; beyond it the resamples would take minutes
+_Z = 1.96
+
+
+def wilson(share: Array | float, num: Array | float) -> tuple[Array, Array]:
+    """The interval of a share of ``num`` samples (Wilson 1927): within [0, 1], and sound at 0, at 1 and for few samples."""
+    share, num = np.asarray(share, dtype=np.float64), np.asarray(num, dtype=np.float64)
+    middle, half = share + _Z**2 / (2 * num), _Z * np.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    scale = 1 + _Z**2 / num
+    return np.clip((middle - half) / scale, 0, 1), np.clip((middle + half) / scale, 0, 1)
+
+
+def intervals(task: TaskName, predictions: Predictions, *, threshold: float | None) -> dict[str, Measured]:
+    """Every metric of the split. Top-k shares have Wilson's interval, the others percentiles over 200 resamples of the samples,
+    drawn with a fixed seed (bootstrap, Efron 1979); none where there are too few or too many samples for it."""
+    logits_NK, targets = predictions.logits_NK, predictions.targets
+    num = len(predictions.samples)
+    values = metrics.compute(task, logits_NK, targets, threshold=threshold)
+    found = {metric: Measured(value=value) for metric, value in values.items()}
+    if num >= 2 and num * logits_NK.shape[1] <= MAX_RESAMPLED:
+        generator = np.random.default_rng(0)
+        draws: dict[str, list[float]] = {metric: [] for metric in values}
+        for _ in range(NUM_RESAMPLES):
+            rows = generator.integers(0, num, num)
+            for metric, value in metrics.compute(task, logits_NK[rows], targets[rows], threshold=threshold).items():
+                draws.setdefault(metric, []).append(value)
+        for metric, value in values.items():
+            low, high = (float(v) for v in np.percentile(draws[metric] or [value], (2.5, 97.5)))
+            found[metric] = Measured(value=value, low=low, high=high)
+    for metric in {"top1", "top5"} & values.keys():
+        low, high = (float(v) for v in wilson(values[metric], num))
+        found[metric] = Measured(value=values[metric], low=low, high=high)
+    return found
