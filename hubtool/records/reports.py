@@ -18,6 +18,13 @@ class PullReport(Record):
     is_new: bool
 
 
+class SearchReport(Record):
+    """``rows`` are what was asked for, ``num_found`` how many there are without the limit."""
+
+    rows: tuple[BackboneEntry, ...]
+    num_found: int
+
+
 class FinetuneReport(Record):
     """``status`` finished (now), or already (a finished run was found). Paths are of this machine."""
 
