@@ -15,12 +15,12 @@ import signal
 import sys
 from typing import Any
 
-from hubtool.core.errors import DataError, HubtoolError, SecurityError
+from hubtool.core.errors import DataError, HubtoolError, SecurityError, UsageError
 from hubtool.data import crops, images
 
 Request = list[Any]
 Answer = dict[str, Any]
-_ERRORS: dict[str, type[HubtoolError]] = {"DataError": DataError, "SecurityError": SecurityError}
+_ERRORS: dict[str, type[HubtoolError]] = {kind.__name__: kind for kind in (DataError, SecurityError, UsageError)}
 _MAX_TEXT = 160  # an answer must stay short: hundreds of them wait in a pipe of 64 KiB
 
 
@@ -32,7 +32,7 @@ def answer(request: Request, slot: memoryview) -> Answer:
     try:
         return _check(*request[1:]) if request[0] == "check" else _pixels(slot, *request[1:])
     except HubtoolError as error:
-        name = "SecurityError" if isinstance(error, SecurityError) else "DataError"
+        name = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
         return {"error": [name, error.code, error.what[:_MAX_TEXT], error.do[:_MAX_TEXT]]}
 
 
