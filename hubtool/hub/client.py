@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from hubtool import __version__
 from hubtool.core.digests import sha256_bytes
 from hubtool.core.errors import NotFoundError, SecurityError, UsageError
 from hubtool.core.files import make_dirs, write_json
@@ -59,7 +60,7 @@ class Hub:
     def api(self) -> HfApi:
         from huggingface_hub import HfApi
 
-        return HfApi(endpoint=self.endpoint, token=self.sent_token, library_name="hubtool")
+        return HfApi(endpoint=self.endpoint, token=self.sent_token, library_name="hubtool", library_version=__version__)
 
     def call(self, what: str, work: Callable[[HfApi], T], *, expected: Expected | None = None, again: bool = True) -> T:
         """Run ``work`` with the client: guarded, translated, and tried again while the hub is not reachable.

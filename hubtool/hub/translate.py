@@ -6,6 +6,7 @@ A hub's own words are shown shortened, on one line, without control characters a
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 import time
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 T = TypeVar("T")
+# huggingface_hub's "Consistency check failed" when a body is shorter or longer than announced.
+_SIZES = re.compile(r"should be of size (\d+) but has size (\d+)")
 _MAX_WORDS = 200
 _MAX_WAIT_S = 120.0
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
@@ -114,7 +117,9 @@ def translated(hub: Asked, what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _OF_THE_DISK:
             raise from_os_error(error) from error
-        raise IntegrityError("E-INTEGRITY", words(hub, str(error)), where=what) from error
+        sizes = _SIZES.search(str(error))
+        text = f"want {sizes[1]} bytes got {sizes[2]}" if sizes else words(hub, str(error))
+        raise IntegrityError("E-INTEGRITY", text, where=what) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             "E-HUB-ANSWER", f"the hub's answer cannot be read ({type(error).__name__})", where=what

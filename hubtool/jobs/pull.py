@@ -36,7 +36,7 @@ def pull(
     settings = read_settings()
     registries = read_all(settings.home)
     wanted = _wanted(ref, registries)
-    listed = _find(str(wanted), registries)
+    listed = _find(str(wanted), registries[-1:] if wanted.source == "bundled" else registries)
     known = listed if listed is not None and listed.origin.files else None
     is_here = known is not None and hub in (None, known.origin.hub) and _is_intact(wanted, known, settings, reporter)
     if known is not None and is_here:
@@ -77,7 +77,9 @@ def _wanted(ref: str, registries: list[Registry]) -> BackboneRef:
 
 
 def _find(ref: str, registries: list[Registry]) -> BackboneEntry | None:
-    """The entry with digests if any registry has one, else the first that knows the name."""
+    """The entry with digests if any registry has one, else the first that knows the name.
+
+    What is bundled is looked up in the shipped registry alone: it is as new as the files."""
     found = [entry for registry in registries if (entry := registry.find(ref)) is not None]
     return next((entry for entry in found if entry.origin.files), found[0] if found else None)
 
