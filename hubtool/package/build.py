@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets as random_names
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
 from hubtool.package import card as cards
 from hubtool.package import secrets
-from hubtool.package.facts import BACKBONE_NAME, CARD_NAME, LAYERS_NAME, SNIPPETS_NAME, WEIGHTS_NAME
+from hubtool.package.facts import BACKBONE_NAME, CARD_NAME, GOLDEN_NAME, LAYERS_NAME, SNIPPETS_NAME, WEIGHTS_NAME
 from hubtool.package.licenses import License
 from hubtool.package.privacy import copy_logs, copy_plots
 from hubtool.package.snippets import REPO, snippets_for
@@ -128,7 +129,8 @@ def shares(manifest: PackageManifest) -> tuple[str, ...]:
     if "data.json" in paths:
         names = "file name, " if manifest.has_names else ""
         told.append(f"data.json: {names}sha256, size and target of every picture, and the class names")
-    told += [f"{path}: logits of each picture by its sha256" for path in sorted(paths) if "predictions" in path]
+    predictions = sorted(p for p in paths if re.fullmatch(r"evidence/.*\.safetensors", p) and p != GOLDEN_NAME)
+    told += [f"{path}: logits of each picture by its sha256" for path in predictions]
     if manifest.has_images:
         pictures = [p for p in sorted(paths) if p.startswith(("plots/", "logs/"))]
         told.append(f"pictures of the data, in logs and plots ({len(pictures)} files)")

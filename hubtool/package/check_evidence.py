@@ -139,7 +139,8 @@ def log(facts: Facts) -> Findings:
 def classes(facts: Facts) -> Findings:
     """Class names: in config.json, in the order of data.json; every output has one."""
     config = _config(facts)
-    names = config.get("label_names")
+    own = config.get("hubtool")
+    names = own.get("classes") if isinstance(own, dict) and "classes" in own else config.get("label_names")
     if names is None and isinstance(config.get("id2label"), dict):
         names = [config["id2label"].get(str(i)) for i in range(len(config["id2label"]))]
     if names is None:
