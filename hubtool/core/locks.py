@@ -35,6 +35,21 @@ def hold(path: Path, what: str, *, wait_s: float = 0.0) -> Iterator[None]:
         os.close(fd)
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock file now. A shared lock is tried for a moment; the file is not changed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
 def _acquire(fd: int, what: str, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     while True:

@@ -108,6 +108,12 @@ class Checkpoints:
             if problem or is_later:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def keep_only(self, name: str) -> None:
+        """Remove every checkpoint but ``name``: the run is finished and only its selected weights are needed."""
+        for path, _, _ in self._all(is_deep=False):
+            if path.name != name:
+                shutil.rmtree(path, ignore_errors=True)
+
     def _best_problem(self, position: Position | None) -> str:
         if position is None or position.best is None:
             return ""
