@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,13 +78,13 @@ def probe(feats_ND: Array, labels_N: Array, fit: Array, score: Array) -> float:
     return float(model.fit(feats_ND[fit], labels_N[fit]).score(feats_ND[score], labels_N[score]))
 
 
-def measure(num_seeds: int = NUM_SEEDS) -> dict[str, dict[str, list[float]]]:
+def measure(num_seeds: int = NUM_SEEDS, backbone: Path = BACKBONE) -> dict[str, dict[str, list[float]]]:
     """Shares right: ``{features: {"80/20": [per seed], "5 a class": [per seed]}}``."""
     import timm
 
     images_NHW, labels_N = load_digits()
     x_BCHW = as_input(images_NHW)
-    fractal = features(timm.create_model(f"local-dir:{BACKBONE}", pretrained=True), x_BCHW)
+    fractal = features(timm.create_model(f"local-dir:{backbone}", pretrained=True), x_BCHW)
     raw = images_NHW.reshape(len(images_NHW), -1).astype(np.float32)
     shares: dict[str, dict[str, list[float]]] = {}
     for seed in range(num_seeds):
