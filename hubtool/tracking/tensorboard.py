@@ -14,6 +14,7 @@ from hubtool.records.log import Event
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.tasks import TASKS
 from hubtool.tracking import media
+from hubtool.tracking.history import flat_recipe, tag_of
 from hubtool.tracking.projector import Projector
 from hubtool.tracking.ranking import PR_ROWS
 from hubtool.tracking.sinks import Place
@@ -98,7 +99,7 @@ class TensorBoardSink:
 
     def _begin(self, place: Place) -> None:
         metrics = metric_tags(place.resolved)
-        experiment, start, _ = self._summary.hparams(hparams(place.resolved), dict.fromkeys(metrics, 0.0))
+        experiment, start, _ = self._summary.hparams(flat_recipe(place.resolved), dict.fromkeys(metrics, 0.0))
         for summary in (experiment, start, self._summary.custom_scalars(layout(place.resolved))):
             self._add(summary, 0)
         for tag, name in (("recipe", "recipe.yaml"), ("environment", "environment.json")):
@@ -135,9 +136,8 @@ def _free_name(directory: Path) -> Path:
 
 def metric_tags(resolved: ResolvedRecipe) -> tuple[str, ...]:
     """The tags of the validation metrics, the one that selects first."""
-    selected = resolved.train.select.metric.removeprefix("val/")
-    names = (selected, *(m for m in TASKS[resolved.task].metrics if m != selected))
-    return tuple(f"{name}/val" for name in names)
+    tags = (tag_of(resolved.train.select.metric), *(f"{metric}/val" for metric in TASKS[resolved.task].metrics))
+    return tuple(dict.fromkeys(tags))
 
 
 def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:
@@ -151,19 +151,3 @@ def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:
             "images per second": ["Multiline", ["^wall_images_per_s/"]],
         }
     }
-
-
-def hparams(resolved: ResolvedRecipe) -> dict[str, str | float]:
-    """The recipe as flat key → value, without the digests of files."""
-    recipe = resolved.to_dict()
-    recipe["backbone"].pop("files")
-    return dict(sorted(_flat(recipe, "").items()))
-
-
-def _flat(value: Any, path: str) -> dict[str, str | float]:
-    if isinstance(value, dict):
-        pairs = [_flat(child, f"{path}.{key}" if path else key) for key, child in value.items()]
-        return {key: leaf for pair in pairs for key, leaf in pair.items()}
-    if isinstance(value, bool) or value is None or isinstance(value, list):
-        return {path: str(value).lower() if isinstance(value, bool) else str(value)}
-    return {path: value}
