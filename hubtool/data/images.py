@@ -22,10 +22,12 @@ import stat
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from hubtool.core.errors import DataError, SecurityError, UsageError
+from hubtool.core.files import write_bytes
 
 Picture = Image.Image
 
@@ -98,7 +100,7 @@ def decode(data: bytes, in_chans: int = 3) -> tuple[Image.Image, tuple[str, ...]
     applied: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's own limit lies above ours; the rest is told by errors
-        image = _load(data, applied)
+        image: Image.Image = _load(data, applied)
         turn = _TURNS.get(_orientation(image))
         image = _to_eight_bits(image)
         image, alpha = _to_colour(image, applied)
@@ -111,7 +113,7 @@ def decode(data: bytes, in_chans: int = 3) -> tuple[Image.Image, tuple[str, ...]
         return _to_channels(image, alpha, in_chans, applied), tuple(applied)
 
 
-def _load(data: bytes, applied: list[str]) -> Image.Image:
+def _load(data: bytes, applied: list[str]) -> ImageFile.ImageFile:
     try:
         image = _identify(data)
         if image.width * image.height > MAX_PIXELS:
@@ -134,7 +136,7 @@ def _load(data: bytes, applied: list[str]) -> Image.Image:
     return image
 
 
-def _identify(data: bytes) -> Image.Image:
+def _identify(data: bytes) -> ImageFile.ImageFile:
     """Opened by the first format that knows it. The rest of Pillow's plugins are imported only when one is needed."""
     Image.preinit()
     try:
@@ -272,3 +274,10 @@ def _draw(source: random.Random) -> Image.Image:
             inside = pick(-9, 10) * (x - pick(0, width)) + pick(-9, 10) * (y - pick(0, height)) > 600
         pixels[inside] = colour()
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def write_png(path: Path, pixels: Any) -> None:
+    """Write uint8 pixels (H, W) or (H, W, 3) as a PNG: the bytes are the same for the same Pillow."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    write_bytes(path, stream.getvalue())
