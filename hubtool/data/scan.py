@@ -59,7 +59,7 @@ def pictures_below(root: Path, reporter: Reporter, *, besides: Sequence[str] = (
         if any(part.startswith(".") or part == "__MACOSX" for part in parts):
             continue
         if is_picture(name):
-            _check_name(name)
+            check_name(name)
             pictures.append(name)
         elif name not in besides and parts[-1].lower() not in ("thumbs.db", "desktop.ini"):
             others.append(name)
@@ -71,7 +71,8 @@ def pictures_below(root: Path, reporter: Reporter, *, besides: Sequence[str] = (
     return pictures
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """A name that can be written down. Raises DataError."""
     try:
         name.encode()
     except UnicodeEncodeError as error:

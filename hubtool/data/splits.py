@@ -73,9 +73,15 @@ def index_for_evaluation(
     in_chans: int,
     num_workers: int,
     reporter: Reporter,
+    prefer: Sequence[str] = (),
 ) -> DataManifest:
-    """The same for a trained model: targets by its ``classes``; one split ``data``, or the splits the data has."""
+    """The same for a trained model: targets by its ``classes``; one split ``data``, or the splits the data has.
+
+    ``prefer`` names splits: the first of them that is there is the only one that is read.
+    """
     listing = _read_listing(root, task, labels, reporter)
+    if prefer:
+        listing = _one_split(listing, prefer)
     if task == "regression" and listing.classes != classes:
         raise DataError(
             "E-DATA-OUTPUTS", f"the model gives {', '.join(classes)}; the table {', '.join(listing.classes)}"
@@ -88,6 +94,14 @@ def index_for_evaluation(
     for row in listing.rows:
         rows_of[row.split or "data"].append(row)
     return _manifest(classes, rows_of, files, skipped, task, 0)
+
+
+def _one_split(listing: Listing, prefer: Sequence[str]) -> Listing:
+    there = {row.split or "data" for row in listing.rows}
+    chosen = next((split for split in prefer if split in there), None)
+    if chosen is None:
+        raise DataError("E-DATA-SPLIT", f"no split {prefer[0]!r}", do=f"the data has: {', '.join(sorted(there))}")
+    return Listing(tuple(row for row in listing.rows if (row.split or "data") == chosen), listing.classes)
 
 
 def check_files(

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
+from data.made import encoded, picture
 from hubtool.core.errors import DataError, HubtoolError, SecurityError, UsageError
 from hubtool.data import images
-from tests.data.made import encoded, picture
 
 
 def decode(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.made import folders
 from hubtool.core.errors import DataError, SecurityError
 from hubtool.core.progress import SILENT
 from hubtool.core.seeds import Address
@@ -21,7 +22,6 @@ from hubtool.data import images, splits, transforms
 from hubtool.data.loader import ImageLoader
 from hubtool.records.backbone import Preprocess
 from hubtool.records.dataset import Sample
-from tests.data.made import folders
 
 PRE = Preprocess(img_size=(24, 28), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 

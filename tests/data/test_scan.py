@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from data.made import Heard, folders
 from hubtool.core.errors import DataError, SecurityError
 from hubtool.core.progress import SILENT
 from hubtool.data import scan
-from tests.data.made import Heard, folders
 
 
 def laid_out(listing: scan.Listing) -> dict[str, tuple[str | None, scan.Label]]:

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from data.made import Heard, encoded, folders, picture
+from data.test_images import bomb
 from hubtool.core.errors import DataError, SecurityError, UsageError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.data import splits
 from hubtool.records.dataset import DataManifest
 from hubtool.records.tasks import TaskName
-from tests.data.made import Heard, encoded, folders, picture
-from tests.data.test_images import bomb
 
 
 def index(

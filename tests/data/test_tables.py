@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from data.made import Heard, folders
 from hubtool.core.errors import DataError, SecurityError
 from hubtool.core.progress import SILENT
 from hubtool.data import tables
 from hubtool.records.tasks import TaskName
-from tests.data.made import Heard, folders
 
 
 @pytest.fixture

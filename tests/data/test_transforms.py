@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.made import picture
 from hubtool.core.errors import UsageError
 from hubtool.core.seeds import Address
 from hubtool.data import transforms
 from hubtool.records.backbone import CropMode, Interpolation, Preprocess
-from tests.data.made import picture
 
 SIZES = [(40, 30), (30, 40), (33, 33), (32, 32), (7, 90), (1, 1), (500, 31)]
 
