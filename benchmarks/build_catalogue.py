@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.curated import CURATED, curated_entry
 from hubtool.backbones import sources
@@ -27,6 +28,7 @@ from hubtool.records.catalogue import CATALOGUE, Catalogue, read_catalogue, writ
 from hubtool.records.registry import Registry
 
 TOP = PACKAGE.parent
+_NO_DRAWS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
 
 
 def versions() -> dict[str, str]:
@@ -64,7 +66,8 @@ def counted(entry: BackboneEntry, known: dict[object, tuple[int, int | None]]) -
     if key not in known:
         known[key] = _count(entry)
     num_params, num_features = known[key]
-    return entry.model_copy(update={"num_params": num_params, "num_features": num_features})
+    counts = {"num_params": entry.num_params or num_params, "num_features": entry.num_features or num_features}
+    return entry.model_copy(update=counts)
 
 
 def _count(entry: BackboneEntry) -> tuple[int, int | None]:
@@ -98,11 +101,18 @@ def _timm_model(name: str) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def _torchvision_model(name: str) -> tuple[Any, Callable[[Any], Any]]:
-    """The features are what the last linear (or convolutional) classifier takes in."""
+    """The features are what the last linear (or convolutional) classifier takes in. RegNet computes its widths by tensors."""
     import torch
-    from torchvision.models import get_model
+    from torchvision.models import get_model, regnet
 
-    model = get_model(name, weights=None, **({"init_weights": False} if name in ("googlenet", "inception_v3") else {}))
+    widths = regnet.BlockParams.from_init_params
+
+    def widths_on_cpu(**kwargs: Any) -> Any:
+        with torch.device("cpu"):
+            return widths(**kwargs)
+
+    with patch.object(regnet.BlockParams, "from_init_params", widths_on_cpu):
+        model = get_model(name, weights=None, **_NO_DRAWS.get(name, {}))
     heads = [m for m in model.eval().modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
     return model, lambda x: torch.empty(1, heads[-1].weight.shape[1])
 
