@@ -14,7 +14,7 @@ BARE = "import click\n@click.command()\ndef main():\n    'Nothing.'\nmain(['--he
 ROUNDS = 30
 
 
-def main() -> None:
+def main(_arguments: list[str]) -> int:
     commands = {
         "bare click --help": [sys.executable, "-c", BARE],
         "hubtool --help": [sys.executable, "-m", "hubtool", "--help"],
@@ -29,7 +29,4 @@ def main() -> None:
         print(f"{name:20} median {statistics.median(values):6.1f} ms   best {min(values):6.1f} ms")
     bare, ours = (statistics.median(values) for values in wall_ms.values())
     print(f"ratio {ours / bare:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0
