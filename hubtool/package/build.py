@@ -72,11 +72,7 @@ def pack(
         _write_about(temp, about)
         layout = write_model(temp)
         _write_record(temp / WEIGHTS_NAME, packed_weights(temp))
-        _write_record(temp / SNIPPETS_NAME, _snippets(temp, layout, run_snippets))
-        secrets.refuse(secrets.scan(temp))
-        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=person).encode())
-        secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
-        manifest = PackageManifest(
+        described = PackageManifest(
             hubtool=hubtool.__version__,
             layout=layout,
             base_model=about.backbone.origin.repo_id or about.backbone.ref.partition("@")[0],
@@ -84,8 +80,13 @@ def pack(
             license=_license_spelling(about.license),
             has_images=with_images,
             has_names=with_names,
-            files=file_digests(temp),
+            files=(),
         )
+        _write_record(temp / SNIPPETS_NAME, _snippets(temp, described, run_snippets))
+        secrets.refuse(secrets.scan(temp))
+        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=person).encode())
+        secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
+        manifest = described.model_copy(update={"files": file_digests(temp)})
         _write_record(temp / MANIFEST_NAME, manifest)
     return manifest
 
@@ -210,9 +211,12 @@ def _write_about(temp: Path, about: About) -> None:
         _write_record(temp / LAYERS_NAME, about.layers)
 
 
-def _snippets(temp: Path, layout: Layout, run: RunSnippets) -> Snippets:
-    programs = snippets_for(layout, ResolvedRecipe.read(temp / "resolved.json").task)
+def _snippets(temp: Path, described: PackageManifest, run: RunSnippets) -> Snippets:
+    """Run the programs. While they run, a manifest stands there: the directory is read as the package it will be."""
+    programs = snippets_for(described.layout, ResolvedRecipe.read(temp / "resolved.json").task)
+    _write_record(temp / MANIFEST_NAME, described)
     printed = run(temp, programs)
+    (temp / MANIFEST_NAME).unlink()
     kept = [
         Snippet(library=name, version=printed[name][0], code=code, output=printed[name][1])
         for name, code in programs.items()
