@@ -18,7 +18,7 @@ from starlette.routing import Route as StarletteRoute
 
 from hubtool.core.errors import HubtoolError, from_os_error
 from hubtool.core.ids import RepoId
-from hubtool.server import api_commits, api_files, api_repos, xet
+from hubtool.server import api_commits, api_files, api_repos, git_http, lfs, pages, unsupported, xet
 from hubtool.server.access import CHALLENGE, Access, Rule
 from hubtool.server.bodies import parse_json, read_body
 from hubtool.server.call import Call, Route, Site
@@ -33,7 +33,7 @@ log = logging.getLogger("hubtool.server")
 
 def route_table() -> tuple[Route, ...]:
     """Every route of the hub, the more special first. ``{kind}`` is written out."""
-    tables = (xet, api_repos, api_files, api_commits)
+    tables = (unsupported, xet, lfs, git_http, api_repos, api_files, api_commits, pages)
     return tuple(written for table in tables for route in table.ROUTES for written in _written_out(route))
 
 
@@ -126,7 +126,11 @@ def _nobody(access: Access) -> Any:
 
 
 def _for_git(refusal: Refusal, request: Request) -> Refusal:
-    """git asks for a password only after a 401, so a stranger gets one where others get 404: for any name alike."""
+    """git asks for a password only after a 401, so a stranger gets one where others get 404: for any name alike.
+
+    git-lfs shows the field ``message``.
+    """
+    refusal.extra.setdefault("message", refusal.message)
     if refusal.status == 404 and not request.headers.get("authorization"):
         return Refusal(401, "A token is needed for this", code="E-HUB-TOKEN", headers=CHALLENGE)
     return refusal

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hubtool.core.errors import HubtoolError
 from hubtool.core.files import AppendFile
 from hubtool.server.call import Limits, Site
 from hubtool.server.refusals import Refusal, as_response
@@ -98,8 +99,8 @@ class Edge:
                 _rotate(self._log_path)
                 self._log = AppendFile(self._log_path)
             self._log.append(json.dumps(line).encode() + b"\n")
-        except Exception:  # noqa: BLE001  the server's edge: a full disk must not turn answers into errors
-            self._log = None
+        except (OSError, HubtoolError):
+            self._log = None  # a full disk must not turn answers into errors; the next request tries again
 
 
 def _rotate(path: Path) -> None:

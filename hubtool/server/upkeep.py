@@ -1,0 +1,264 @@
+"""Looking after a store: every byte checked, what nobody needs removed, everything copied. Each is safe while it serves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubtool.core import locks
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import HubtoolError, UsageError, from_os_error
+from hubtool.core.files import TEMP_PREFIX, publish_dir
+from hubtool.core.ids import Oid
+from hubtool.core.progress import SILENT, Reporter
+from hubtool.records.hub import BackupReport, FsckReport, GcReport, HubFinding
+from hubtool.server.commits import NO_SHA
+from hubtool.server.gitdir import HIDDEN_REFS, GitDir, git_environment, git_program, run_git
+from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
+from hubtool.server.repos import Repo
+from hubtool.server.store import Store
+
+GRACE_S = 24 * 3600.0
+_MAX_GIT_LINES = 20
+
+
+def pointers(git: GitDir) -> dict[Pointer, str]:
+    """Every pointer in the whole history, with a path it stands at."""
+    listed = run_git(git.path, "rev-list", "--objects", "--all", "--filter=object:type=blob")
+    paths: dict[bytes, bytes] = {}
+    for line in listed.splitlines():
+        sha, _, path = line.partition(b" ")
+        if path:
+            paths[sha] = path
+    facts = run_git(git.path, "cat-file", "--batch-check", stdin=b"\n".join(paths) + b"\n") if paths else b""
+    found: dict[Pointer, str] = {}
+    for line in facts.splitlines():
+        sha, kind, size = [*line.split(), b"", b""][:3]
+        if kind == b"blob" and 100 <= int(size) <= MAX_POINTER_BYTES:
+            pointer = parse_pointer(git.read(sha.decode())[1])
+            if pointer is not None:
+                found[pointer] = paths[sha].decode("utf-8", "replace")
+    return found
+
+
+# fsck
+
+
+def fsck(store: Store, *, reporter: Reporter = SILENT) -> FsckReport:
+    """Re-hash every object, check every repository with git, follow every pointer. Changes nothing."""
+    findings: list[HubFinding] = []
+    num_objects, size_bytes, repos = 0, 0, list(store.repos)
+    damaged: set[Oid] = set()
+    with reporter.task("objects") as task:
+        for oid in store.objects:
+            num_objects += 1
+            with contextlib.suppress(FileNotFoundError):
+                size_bytes += store.objects.path(oid).stat().st_size
+                problem = _object_problem(store, oid)
+                if problem:
+                    damaged.add(oid)
+                    findings.append(HubFinding(kind="object", where=oid, what=problem))
+            task.advance(1)
+    with reporter.task("repositories", len(repos)) as task:
+        for repo in repos:
+            findings += _check_repo(store, repo, damaged)
+            task.advance(1)
+    verdict = store.accounts.check()
+    if verdict != "ok":
+        findings.append(HubFinding(kind="accounts", where="hub.sqlite", what=verdict))
+    return FsckReport(num_repos=len(repos), num_objects=num_objects, size_bytes=size_bytes, findings=tuple(findings))
+
+
+def _object_problem(store: Store, oid: Oid) -> str:
+    try:
+        actual = sha256_file(store.objects.path(oid))
+    except OSError as error:
+        return "" if isinstance(error, FileNotFoundError) else str(from_os_error(error, ""))
+    return "" if actual == oid else f"the bytes have the sha256 {actual}"
+
+
+def _check_repo(store: Store, repo: Repo, damaged: set[Oid]) -> list[HubFinding]:
+    name = f"{repo.kind}/{repo.id}"
+    findings = [HubFinding(kind="git", where=name, what=line) for line in _git_fsck(repo.path)]
+    try:
+        for pointer, path in pointers(repo.git).items():
+            where = f"{name} {path}"
+            if not repo.has_object(pointer.oid) or not store.objects.has(pointer.oid):
+                what = f"its bytes ({pointer.oid}) are not here"
+            elif pointer.oid in damaged:
+                what = f"its bytes ({pointer.oid}) are damaged"
+            elif store.objects.size_bytes(pointer.oid) != pointer.size_bytes:
+                what = f"its bytes ({pointer.oid}) have another size than {pointer.size_bytes}"
+            else:
+                continue
+            findings.append(HubFinding(kind="pointer", where=where, what=what))
+    except (HubtoolError, ValueError) as error:
+        findings.append(HubFinding(kind="git", where=name, what=f"the history cannot be read: {error}"))
+    return findings
+
+
+def _git_fsck(directory: Path) -> list[str]:
+    done = subprocess.run(
+        [git_program(), f"--git-dir={directory}", "fsck", "--full", "--strict", "--no-dangling", "--no-progress"],
+        capture_output=True,
+        env=git_environment(),
+        cwd="/",
+        check=False,
+    )
+    if done.returncode == 0:
+        return []
+    text = (done.stdout + done.stderr).decode("utf-8", "replace").replace(str(directory), directory.name)
+    return [line[:300] for line in text.splitlines() if line.strip()][:_MAX_GIT_LINES] or ["git fsck failed"]
+
+
+# gc
+
+
+def collect(store: Store, *, grace_s: float = GRACE_S, reporter: Reporter = SILENT) -> GcReport:
+    """Remove what no repository refers to and nobody sent within ``grace_s`` seconds. One at a time per root."""
+    with locks.hold(store.root / "gc.lock", "the collection of this hub", wait_s=5):
+        before = time.time() - grace_s
+        for repo in store.repos:
+            with contextlib.suppress(HubtoolError):  # damaged: fsck names it, and nothing of it is removed
+                _collect_repo(store, repo, before)
+        kept = {oid for repo in store.repos for oid in repo.objects()}
+        num, freed = 0, 0
+        with reporter.task("objects") as task:
+            for oid in store.objects:
+                if oid not in kept:
+                    size = _collect_object(store, oid, before)
+                    num, freed = num + (size is not None), freed + (size or 0)
+                task.advance(1)
+        freed += _collect_xorbs(store, before)
+        freed += _collect_leftovers(store, before)
+    return GcReport(num_objects=num, freed_bytes=freed, num_kept=len(kept))
+
+
+def _collect_repo(store: Store, repo: Repo, before: float) -> None:
+    git = repo.git
+    _drop_hidden_refs(git)
+    run_git(repo.path, "gc", "--quiet", "--prune=2.weeks.ago")
+    refs = git.refs()
+    wanted = {pointer.oid for pointer in pointers(git)}
+    with store.objects.collecting():
+        if git.refs() != refs:
+            return  # somebody pushed meanwhile: next time
+        for oid in list(repo.objects()):
+            if oid not in wanted and repo.object_age(oid) < before:
+                repo.unlink_object(oid)
+
+
+def _drop_hidden_refs(git: GitDir) -> None:
+    """References of commits that a kill left half-way, an hour old."""
+    lines = run_git(git.path, "for-each-ref", "--format=%(refname) %(objectname) %(committerdate:unix)", HIDDEN_REFS)
+    for line in lines.decode().splitlines():
+        name, sha, when = line.split()
+        if float(when) < time.time() - 3600:
+            git.update_refs([(name, NO_SHA, sha)])
+
+
+def _collect_object(store: Store, oid: Oid, before: float) -> int | None:
+    """The bytes freed, or None when the object stays: it is young, or came back while we looked."""
+    path = store.objects.path(oid)
+    with store.objects.collecting(), contextlib.suppress(FileNotFoundError):
+        stat = path.stat()
+        if stat.st_mtime < before and not any(repo.has_object(oid) for repo in store.repos):
+            path.unlink()
+            return stat.st_size
+    return None
+
+
+def _collect_xorbs(store: Store, before: float) -> int:
+    """End an epoch whose uploads are all old, and remove ended ones. The files built from them are objects."""
+    freed, xorbs = 0, store.xorbs
+    for directory in [path for path in xorbs.directory.iterdir() if path.is_dir()]:
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        if any(path.stat().st_mtime >= before for path in files) or directory.stat().st_mtime >= before:
+            continue
+        if directory.name == xorbs.epoch:
+            xorbs.new_epoch()
+        freed += sum(path.stat().st_size for path in files)
+        shutil.rmtree(directory, ignore_errors=True)
+    return freed
+
+
+def _collect_leftovers(store: Store, before: float) -> int:
+    freed = 0
+    places = [store.objects.incoming, store.repos.trash]
+    places += [Path(owner) for kind in ("models", "datasets") for owner in (store.repos.directory / kind).iterdir()]
+    for place in places:
+        for path in list(place.iterdir()):
+            is_ours = place in places[:2] or path.name.startswith(TEMP_PREFIX)
+            with contextlib.suppress(OSError):
+                if is_ours and path.lstat().st_mtime < before:
+                    freed += path.lstat().st_size
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return freed
+
+
+# backup
+
+
+def backup(store: Store, target: Path, *, reporter: Reporter = SILENT) -> BackupReport:
+    """A copy that can be served as it is. What was acknowledged before the call is in it, whole.
+
+    Names are copied before what they name (refs, then git objects, then large objects), and each only ever refers to
+    what was durable before it. Xet uploads stay behind: the copy begins an epoch of its own.
+    """
+    if target.exists():
+        raise UsageError("E-HUB-BACKUP", "the directory is there already", where=str(target), do="name a new one")
+    if target.absolute().is_relative_to(store.root):
+        raise UsageError("E-HUB-BACKUP", "a backup inside the hub itself is none", where=str(target))
+    with locks.hold(store.root / "gc.lock", "the collection of this hub", wait_s=60), publish_dir(target) as temp:
+        store.flush()
+        store.accounts.backup(temp / "hub.sqlite")
+        for name in ("hub.json", "secret"):
+            shutil.copy2(store.root / name, temp / name)
+        repos = list(store.repos)
+        with reporter.task("repositories", len(repos)) as task:
+            for repo in repos:
+                _copy_repo(repo.path, temp / repo.path.relative_to(store.root))
+                task.advance(1)
+        num, size = 0, 0
+        with reporter.task("objects") as task:
+            for oid in store.objects:
+                source = store.objects.path(oid)
+                copy = temp / source.relative_to(store.root)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, copy)
+                num, size = num + 1, size + copy.stat().st_size
+                task.advance(1)
+        return BackupReport(directory=str(target), num_repos=len(repos), num_objects=num, size_bytes=size)
+
+
+def _copy_repo(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in ("HEAD", "config", "refs", "packed-refs", "lfs", "objects"):
+        path = source / name
+        if path.is_dir():
+            _copy_tree(path, target / name)
+        elif path.exists():
+            shutil.copy2(path, target / name)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Files that vanish while we copy are temporary ones."""
+    for directory, path in _walk(source):
+        copy = target / directory.relative_to(source)
+        copy.mkdir(parents=True, exist_ok=True)
+        if path is not None and not path.name.endswith(".lock") and not path.name.startswith("tmp_"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy2(path, copy / path.name)
+
+
+def _walk(source: Path) -> Iterator[tuple[Path, Path | None]]:
+    for directory, names, files in os.walk(source):
+        names[:] = [name for name in names if not name.startswith(("incoming-", "tmp_objdir"))]
+        yield Path(directory), None
+        for name in files:
+            yield Path(directory), Path(directory, name)
