@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ _ROOT = click.option(
     "--root", type=_PATH, default=Path("runs"), show_default=True, metavar="DIR", help="Where the runs lie."
 )
 _ORDERS = click.Choice(["began", "name", "metric", "time", "size"])
-_MAX_DIFFERS = 30
+# Follow from the backbone's name.
+_IMPLIED = {"backbone.digest", "backbone.files", "backbone.architecture", "backbone.repo_id", "backbone.url"}
+_IMPLIED |= {"backbone.revision", "backbone.library"}
 
 
 @click.group(cls=AliasGroup)
@@ -137,30 +140,38 @@ def _stay(url: str) -> None:
 
 
 def list_text(found: RunList) -> str:
+    """A line per run, and under it what its recipe has that not all have."""
     if not found.runs:
         return f"no runs in {found.root}"
-    lines = [table([_list_row(row) for row in found.runs], ("run", "state", "best", "time", "disk"), right=(2, 3, 4))]
-    differing = [key for key in found.runs[0].differs if not key.startswith("backbone.") or key == "backbone.ref"]
-    if differing:
-        lines.append("\nwhat differs in their recipes")
-        for key in differing[:_MAX_DIFFERS]:
-            values = " · ".join(dict.fromkeys(_short(row.differs[key], 22) for row in found.runs))
-            lines.append(f"  {key}: {_short(values, 76 - len(key))}")
-    return "\n".join(lines)
+    rows = [_list_row(row) for row in found.runs]
+    header, *lines = table(rows, ("run", "state", "best", "time", "disk"), right=(2, 3, 4)).splitlines()
+    text = [header]
+    for line, row in zip(lines, found.runs, strict=True):
+        text.append(line)
+        differs = " · ".join(f"{_last(key)}={_short(v, 24)}" for key, v in row.differs.items() if key not in _IMPLIED)
+        if differs:
+            text += textwrap.wrap(differs, 78, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(text)
+
+
+def _last(key: str) -> str:
+    """``train.optimizer.lr`` → ``optimizer.lr``."""
+    return ".".join(key.split(".")[-2:])
 
 
 def _list_row(row: RunRow) -> tuple[str, str, str, str, str]:
     status = row.status if row.status == "finished" else f"{row.status} {row.num_epochs_done}/{row.num_epochs}"
     name, value = next(iter(row.claims.items()), (row.metric, row.value))
     best = "" if value is None else f"{name} {value:.4f}"
-    return _short(row.name, 34), status, best, _duration(row.wall_s), size(row.size_bytes)
+    return _short(row.name, 31), status, best, _duration(row.wall_s), size(row.size_bytes)
 
 
 def show_text(detail: RunDetail) -> str:
     row = detail.row
     counts = ", ".join(f"{num} {split}" for split, num in detail.data.items())
     lines = [
-        f"{row.run}: {row.status}, {row.num_epochs_done} of {row.num_epochs} epochs in {_duration(row.wall_s)}, {size(row.size_bytes)}",
+        f"{row.run}: {row.status}, {row.num_epochs_done} of {row.num_epochs} epochs in {_duration(row.wall_s)}, "
+        f"{size(row.size_bytes)}",
         f"backbone {row.backbone} on {detail.device}",
         f"data {counts} of {len(detail.classes)} classes, digest {detail.data_digest[:12]}",
         "",
@@ -194,8 +205,9 @@ def compare_text(compared: Comparison, num_flips: int) -> str:
     letters = [chr(ord("A") + i) for i in range(len(compared.runs))]
     lines = [f"{letter}  {run}" for letter, run in zip(letters, compared.runs, strict=True)]
     width = max(10, (76 - 28) // len(letters))
-    if compared.recipe:
-        rows = [(_short(f.field, 27), *(_short(v, width) for v in f.values)) for f in compared.recipe]
+    fields = [f for f in compared.recipe if f.field not in _IMPLIED]
+    if fields:
+        rows = [(_short(f.field, 27), *(_short(v, width) for v in f.values)) for f in fields]
         lines += ["", table(rows, ("recipe", *letters))]
     else:
         lines += ["", "the recipes are equal"]
