@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hubtool.core.digests import sha256_file
 from hubtool.core.progress import SILENT, Reporter
+from hubtool.core.settings import read_settings
 from hubtool.records import metrics, rundir
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
@@ -22,7 +23,7 @@ from hubtool.records.run import Result, RunOptions, Selected
 from hubtool.records.rundir import RunDir, refuse_drift
 
 if TYPE_CHECKING:
-    from hubtool.training.feed import Cut
+    from hubtool.training.feed import Cut, Feed
     from hubtool.training.session import Session
 
 
@@ -97,31 +98,23 @@ class Inputs:
 
 def train(place: RunDir, inputs: Inputs, *, reporter: Reporter = SILENT) -> Result:
     """Train in a run directory whose lock is held, from its newest checkpoint to its result."""
-    from hubtool.backbones import freeze
-    from hubtool.backbones.weights import tensor_digests
-    from hubtool.training.feed import Feed
     from hubtool.training.loop import fit
 
     with ExitStack() as stack:
-        session, phases = _open(place, inputs, stack, reporter)
-        model = session.work.model
-        before = tensor_digests(session.untouched())
+        session, stage = _open(place, inputs, stack, reporter), None
         for phase in session.left:
-            freeze.apply(model, phase)
-            cut = _cut(session, phase)
-            feeds: tuple[Feed, Feed] = session.feed("train", cut), session.feed("val", cut)
-            session.state = fit(phase, session.trained_by(phase), cut, *feeds, session.work, session.state)
-        freeze.apply(model, phases[-1])
-        cut = _cut(session, phases[-1])
+            cut, feed, val_feed = stage = _stage(session, phase)
+            session.state = fit(phase, session.trained_by(phase), cut, feed, val_feed, session.work, session.state)
+        cut, _, val_feed = stage or _stage(session, session.reached)
         session.select()
-        is_frozen_equal = tensor_digests(session.untouched()) == before
-        return _finish(place, inputs, session, cut, is_frozen_equal=is_frozen_equal)
+        return _finish(place, inputs, session, cut, val_feed)
 
 
-def _open(place: RunDir, inputs: Inputs, stack: ExitStack, reporter: Reporter) -> tuple[Session, tuple[Phase, ...]]:
+def _open(place: RunDir, inputs: Inputs, stack: ExitStack, reporter: Reporter) -> Session:
     """The model, the phases, and everything that has to be closed again; the run directory is begun or found unchanged."""
     from hubtool.backbones import freeze
     from hubtool.backbones.parts import find_parts
+    from hubtool.backbones.weights import tensor_digests
     from hubtool.data.loader import ImageLoader
     from hubtool.data.targets import target_tensor
     from hubtool.jobs.target import build
@@ -196,34 +189,44 @@ def _open(place: RunDir, inputs: Inputs, stack: ExitStack, reporter: Reporter) -
         reporter=reporter,
     )
     session = Session(
-        work=work, data=data, resolved=resolved, loaders=dict(loaders), phases=phases, state=state.with_sinks(sinks.ids)
+        work=work,
+        data=data,
+        resolved=resolved,
+        loaders=dict(loaders),
+        phases=phases,
+        state=state.with_sinks(sinks.ids),
+        digests=tensor_digests(model.state_dict()),
+        cache_root=read_settings().home / "cache" / "activations" if options.use_cache else None,
+        cache_limit_bytes=options.cache_limit_bytes,
     )
     stack.callback(session.close)
-    return session, phases
+    return session
 
 
-def _cut(session: Session, phase: Phase) -> Cut:
-    from hubtool.backbones import frontier
+def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
+    """The model frozen for a phase, cut at its frontier, and what feeds it."""
+    from hubtool.backbones import freeze, frontier
     from hubtool.training.feed import Whole
 
-    found = frontier.cut(session.work.model, phase, session.sample_x())
-    if isinstance(found, frontier.Uncut):
-        return Whole(session.work.model, found.reason)
-    return found
+    model = session.work.model
+    freeze.apply(model, phase)
+    found = frontier.cut(model, phase, session.sample_x())
+    cut: Cut = Whole(model, found.reason) if isinstance(found, frontier.Uncut) else found
+    return cut, *session.feeds(phase, cut)
 
 
-def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, *, is_frozen_equal: bool) -> Result:
+def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
     """Evidence first, then what is compiled from it, ``result.json`` last."""
-    from hubtool.backbones.weights import state_digest
+    from hubtool.backbones.weights import state_digest, tensor_digests
 
     position, task = session.state.position, inputs.resolved.task
     best = position.best
     assert best is not None and position.numerics is not None
     split = "test" if inputs.data.splits.get("test") else "val"
-    claimed = session.predict(split, cut)
+    claimed = session.predict(split, cut, val_feed if split == "val" else session.live(split, cut))
     threshold = None
     if task == "binary":
-        chosen_on = claimed if split == "val" else session.predict("val", cut)
+        chosen_on = claimed if split == "val" else session.predict("val", cut, val_feed)
         threshold = metrics.choose_threshold(chosen_on.logits_NK, chosen_on.targets)
     evidence = place.evidence(split)
     claimed.write(place.path / evidence)
@@ -231,6 +234,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, *, is_fro
     _plot(place, inputs, session, claimed, threshold)
     model: Any = session.work.model
     trained = {name for phase in session.phases for name in phase.trainable}
+    untouched = tensor_digests(session.untouched())
     result = Result(
         claims=metrics.claims_of(task, claimed, evidence=evidence, evidence_sha256=digest, threshold=threshold),
         recipe_digest=inputs.resolved.digest(),
@@ -244,7 +248,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, *, is_fro
             metric=inputs.resolved.train.select.metric,
             value=best.value,
         ),
-        is_frozen_equal=is_frozen_equal,
+        is_frozen_equal=all(session.digests[name] == digest for name, digest in untouched.items()),
         num_params=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for name, p in model.named_parameters() if name in trained),
         num_skipped=len(inputs.data.skipped),

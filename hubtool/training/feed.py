@@ -107,7 +107,7 @@ class LiveFeed:
     ) -> None:
         self._loader = loader
         self._cut = cut
-        self._micro_size = micro_size
+        self.micro_size = micro_size
         self._device = device
         self._precision = precision
         self._mix = mix
@@ -128,8 +128,16 @@ class LiveFeed:
             x_BCHW = loaded_BCHW.to(self._device, non_blocking=True)
             yield self.prefix(self._mix(x_BCHW, batch) if self._mix else x_BCHW)
 
+    def at(self, batches: Iterable[Sequence[Address]]) -> Iterator[Features]:
+        """The same for plain lists of addresses; nothing is mixed."""
+        for x_BCHW in self._loader.load(batches):
+            yield self.prefix(x_BCHW.to(self._device, non_blocking=True))
+
+    def placed(self, features: Features) -> Features:
+        return tuple(f.to(self._device, non_blocking=True) for f in features)
+
     def prefix(self, x_BCHW: Tensor) -> Features:
         """In the one fixed shape, so that a row does not depend on how many stand beside it."""
         with torch.no_grad(), autocast(self._device, self._precision):
-            features = self._cut.prefix(padded(x_BCHW, self._micro_size))
+            features = self._cut.prefix(padded(x_BCHW, self.micro_size))
         return tuple(f[: len(x_BCHW)] for f in features)

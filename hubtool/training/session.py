@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hubtool.core.digests import sha256_json
 from hubtool.core.errors import ConflictError
 from hubtool.core.progress import Reporter
+from hubtool.records.activations import ActivationsKey
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics
 from hubtool.records.evidence import Predictions
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.state import Position
+from hubtool.training.cache import Activations, CachedFeed, describe
 from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
 from hubtool.training.evaluate import infer, predictions
-from hubtool.training.feed import Cut, Feed, LiveFeed, Loader
+from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Mix, Whole, autocast
 from hubtool.training.loop import Journal, Work, is_over, restore, trained_names
 from hubtool.training.mix import Mixer
 from hubtool.training.order import Plan
@@ -83,7 +87,10 @@ def take_up(
 
 @dataclass(kw_only=True)
 class Session:
-    """``work`` is what the loop takes; ``loaders`` are by split. The backbone's tensors are kept where training changes them."""
+    """``work`` is what the loop takes; ``loaders`` are by split, ``digests`` those of every tensor before training.
+
+    The backbone's own tensors are kept where training changes them.
+    """
 
     work: Work
     data: DataManifest
@@ -91,6 +98,9 @@ class Session:
     loaders: dict[str, Loader]
     phases: tuple[Phase, ...]
     state: TrainState
+    digests: dict[str, str]
+    cache_root: Path | None = None
+    cache_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         names = trained_names(self.work.model, self.phases)
@@ -117,12 +127,30 @@ class Session:
             return ()
         return tuple(p for p in self.phases if self.state.position.epoch < p.first_epoch + p.num_epochs)
 
+    @property
+    def reached(self) -> Phase:
+        """The phase that the training has come to."""
+        return [p for p in self.phases if p.first_epoch < max(1, self.state.position.epoch)][-1]
+
     def trained_by(self, phase: Phase) -> tuple[str, ...]:
         """What ``phase`` and those before it train."""
         return trained_names(self.work.model, [p for p in self.phases if p.first_epoch <= phase.first_epoch])
 
-    def feed(self, split: str, cut: Cut) -> Feed:
-        mix = self.work.mixer.pictures if split == "train" and self.work.mixer.is_on else None
+    def feeds(self, phase: Phase, cut: Cut) -> tuple[Feed, Feed]:
+        """Of train and val: from the cache where the same pictures come again and there is a prefix to keep."""
+        mixer, is_whole = self.work.mixer, cut.key == Whole.key
+        train = self.live("train", cut, mixer.pictures if mixer.is_on else None)
+        val = self.live("val", cut)
+        if self.cache_root is None or is_whole:
+            if self.cache_root is not None:
+                self.work.reporter.say(f"no activations are kept, the model is {cut.description}")
+            return train, val
+        cache = self._activations(phase, cut)
+        if not self.work.plan.is_fixed or mixer.is_on:
+            return train, self._cached("val", val, cache)
+        return self._cached("train", train, cache), self._cached("val", val, cache, is_checked=True)
+
+    def live(self, split: str, cut: Cut, mix: Mix | None = None) -> LiveFeed:
         return LiveFeed(
             self.loaders[split],
             cut,
@@ -130,6 +158,42 @@ class Session:
             device=self.work.device,
             precision=self.work.train.precision,
             mix=mix,
+        )
+
+    def _activations(self, phase: Phase, cut: Cut) -> Activations:
+        assert self.cache_root is not None and self.state.position.numerics is not None
+        trained = set(self.trained_by(phase))
+        frozen = {name: digest for name, digest in self.digests.items() if name not in trained}
+        key = ActivationsKey(
+            architecture=self.resolved.backbone.architecture,
+            weights=sha256_json(frozen),
+            cut=cut.key,
+            preprocess=self.resolved.preprocess,
+            precision=self.work.train.precision,
+            micro_size=self.work.plan.micro_size,
+            numerics=self.state.position.numerics,
+        )
+        with torch.no_grad(), autocast(self.work.device, self.work.train.precision):
+            tensors = describe(cut.prefix(self.sample_x()))
+        return Activations(self.cache_root, key, tensors)
+
+    def _cached(self, split: str, live: LiveFeed, cache: Activations, *, is_checked: bool = False) -> CachedFeed:
+        def watch() -> None:
+            if self.work.stop.is_asked:
+                raise self.work.stop.interrupted(
+                    f"at step {self.state.position.global_step}, the cache keeps what it has"
+                )
+
+        return CachedFeed(
+            live,
+            cache,
+            self.data.splits[split],
+            seed=self.work.plan.seed,
+            policy=self.work.plan.policy,
+            limit_bytes=self.cache_limit_bytes,
+            watch=watch,
+            reporter=self.work.reporter,
+            is_checked=is_checked,
         )
 
     def select(self) -> Position:
@@ -141,11 +205,11 @@ class Session:
         )
         return self.state.position
 
-    def predict(self, split: str, cut: Cut) -> Predictions:
-        """The predictions of the model as it stands, and the logits behind every claim."""
+    def predict(self, split: str, cut: Cut, feed: Feed) -> Predictions:
+        """The predictions of the model as it stands: the logits behind every claim."""
         samples = self.data.splits[split]
         logits_NK = infer(
-            self.feed(split, cut),
+            feed,
             cut,
             num_samples=len(samples),
             micro_size=self.work.plan.micro_size,

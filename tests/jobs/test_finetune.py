@@ -135,6 +135,24 @@ def test_workers_cannot_change_a_bit(shared: Path, nursery: Nursery, unbroken: t
     assert_same(run, unbroken[0])
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.augment.views=2",),
+        ("freeze=all", "unfreeze=[{at_epoch: 2, through: stage3}]", "data.augment.policy=none"),
+    ],
+    ids=["views", "unfreeze"],
+)
+def test_the_cache_cannot_change_a_bit(
+    shared: Path, nursery: Nursery, overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Live, cached, and taken from the cache that the second run left; at the unfreeze the cut moves."""
+    runs = [RunDir(tmp_path / name) for name in ("live", "cached", "again")]
+    for run in runs:
+        assert nursery.run(call(shared, run.path, *overrides, use_cache=run is not runs[0])) == 0
+        assert_same(run, runs[0])
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_a_signal_finishes_the_step_saves_and_says_so(
     shared: Path, nursery: Nursery, unbroken: tuple[RunDir, float], number: signal.Signals, code: int

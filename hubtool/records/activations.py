@@ -1,0 +1,54 @@
+"""The cache of a frozen prefix's activations as it is written down."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hubtool.records.backbone import Preprocess, Sha256
+from hubtool.records.environment import Numerics
+from hubtool.records.strict import Record
+
+SCHEMA: Literal["hubtool/activations/v1"] = "hubtool/activations/v1"
+
+
+class ActivationsKey(Record):
+    """What the activations of a picture depend on, beside the picture and the draw of its augmentation.
+
+    ``weights`` is over the digests of the frozen tensors, ``micro_size`` the one batch shape they are computed in.
+    """
+
+    schema_: Annotated[Literal["hubtool/activations/v1"], Field(alias="schema")] = SCHEMA
+    architecture: str
+    weights: Sha256
+    cut: str
+    preprocess: Preprocess
+    precision: str
+    micro_size: int
+    numerics: Numerics
+
+
+class Activation(Record):
+    """One tensor of a row: torch's name of its dtype, its shape without the batch."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class About(Record):
+    """about.json of a cache directory. A row is the bytes of ``tensors`` one after the other, ``row_bytes`` in all."""
+
+    key: ActivationsKey
+    tensors: tuple[Activation, ...]
+    row_bytes: int
+
+
+class CacheRow(Record):
+    """A cache directory in ``hubtool cache list``; ``last_used_s`` is seconds since the epoch."""
+
+    name: str
+    architecture: str
+    num_rows: int
+    size_bytes: int
+    last_used_s: float

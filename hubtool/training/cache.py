@@ -1,0 +1,317 @@
+"""Activations of the frozen prefix, computed once and shared by every run with the same key.
+
+A cache is a directory ``<digest of its key>``: about.json (the key, the tensors of a row), rows.bin (rows of one size, mapped
+into memory), index.bin (32 bytes for each row: which picture and draw it is of). Rows are durable before their index entry is
+written, so that a kill loses at most what was being written, and the next run goes on from there. One process fills at a
+time; any number read. Removing a directory under a reader is harmless: it keeps its mapping.
+
+B pictures of a batch, R bytes of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hubtool.core.errors import ConflictError, HubtoolError, StorageError
+from hubtool.core.files import AppendFile, make_dirs
+from hubtool.core.locks import hold
+from hubtool.core.progress import Reporter
+from hubtool.core.seeds import Address
+from hubtool.records.activations import About, Activation, ActivationsKey, CacheRow
+from hubtool.records.dataset import Sample
+from hubtool.records.evidence import Array
+from hubtool.training.feed import Features, LiveFeed
+from hubtool.training.order import MicroBatch
+
+MAX_BYTES = 20 * 10**9
+_DIGEST_BYTES = 32
+_FLUSH_BYTES = 32 << 20
+_ABOUT, _ROWS, _INDEX = "about.json", "rows.bin", "index.bin"
+
+
+class Activations:
+    """One cache directory. ``rows`` finds, ``write`` appends (the lock must be held), ``read`` gathers."""
+
+    def __init__(self, root: Path, key: ActivationsKey, tensors: tuple[Activation, ...]) -> None:
+        self.directory = root / key.digest()[:32]
+        self._tensors = tensors
+        self._sizes = [_size_bytes(tensor) for tensor in tensors]
+        self.row_bytes = sum(self._sizes)
+        self._row_of: dict[bytes, int] = {}
+        self._num_rows = 0
+        self._map: Array | None = None
+        make_dirs(self.directory)
+        about = About(key=key, tensors=tensors, row_bytes=self.row_bytes)
+        if not _is_about(self.directory, about):
+            for name in (_INDEX, _ROWS):
+                (self.directory / name).unlink(missing_ok=True)
+            about.write(self.directory / _ABOUT)
+        os.utime(self.directory / _ABOUT)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in what another process has written."""
+        index, rows = self.directory / _INDEX, self.directory / _ROWS
+        if not index.exists() or not rows.exists():
+            return
+        data = index.read_bytes()
+        num_rows = min(len(data) // _DIGEST_BYTES, rows.stat().st_size // self.row_bytes)
+        if num_rows > self._num_rows:
+            for row in range(self._num_rows, num_rows):
+                self._row_of.setdefault(data[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES], row)
+            self._num_rows = num_rows
+            self._map = np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes))
+
+    def rows(self, names: Iterable[bytes]) -> list[int | None]:
+        return [self._row_of.get(name) for name in names]
+
+    def write(self, chunks: Iterable[tuple[Sequence[bytes], Features]]) -> None:
+        """Append rows; after each 32 MiB they are durable and can be found. Raises StorageError."""
+        self._cut_torn()
+        rows, index = AppendFile(self.directory / _ROWS), AppendFile(self.directory / _INDEX)
+        names: list[bytes] = []
+        pending_bytes = 0
+
+        def flush() -> None:
+            rows.sync()
+            index.append(b"".join(names))
+            index.sync()
+            names.clear()
+
+        try:
+            for chunk_names, features in chunks:
+                data_BR = self._encode(features)
+                rows.append(data_BR.tobytes())
+                names.extend(chunk_names)
+                pending_bytes += data_BR.size
+                if pending_bytes >= _FLUSH_BYTES:
+                    flush()
+                    pending_bytes = 0
+        finally:
+            try:
+                flush()
+            finally:
+                rows.close()
+                index.close()
+                self.refresh()
+
+    def read(self, rows: Sequence[int]) -> Features:
+        assert self._map is not None
+        data_BR = torch.from_numpy(self._map[rows])
+        if len(self._tensors) == 1:
+            return (_decode(data_BR, self._tensors[0]),)
+        parts_BR = data_BR.split(self._sizes, dim=1)
+        return tuple(_decode(part.contiguous(), tensor) for part, tensor in zip(parts_BR, self._tensors, strict=True))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _cut_torn(self) -> None:
+        """Make both files end with the last row that stands in both: a kill may have left more."""
+        for name, one_bytes in ((_ROWS, self.row_bytes), (_INDEX, _DIGEST_BYTES)):
+            file = AppendFile(self.directory / name)
+            file.cut_back(self._num_rows * one_bytes)
+            file.close()
+
+    def _encode(self, features: Features) -> Array:
+        parts = [f.detach().cpu().contiguous().reshape(len(f), -1).view(torch.uint8).numpy() for f in features]
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+class CachedFeed:
+    """Features from the cache; what is not there yet is computed when an epoch is prepared.
+
+    ``watch`` is called between chunks and may raise. Where the cache cannot be used (too little space, a disk that is full,
+    rows that are not the live ones bit for bit) the features are computed live, and that is said once.
+    """
+
+    def __init__(
+        self,
+        live: LiveFeed,
+        cache: Activations,
+        samples: Sequence[Sample],
+        *,
+        seed: int,
+        policy: str,
+        limit_bytes: int | None,
+        watch: Callable[[], None],
+        reporter: Reporter,
+        is_checked: bool = False,
+    ) -> None:
+        self._live = live
+        self._cache: Activations | None = cache
+        self._samples = samples
+        self._draws = f"{policy}/{seed}"
+        self._limit_bytes = limit_bytes
+        self._watch = watch
+        self._reporter = reporter
+        self._is_checked = is_checked
+        self._rows: dict[Address, int] = {}
+
+    def prepare(self, batches: Iterable[MicroBatch]) -> None:
+        """Compute and keep what these micro-batches need and nobody has computed."""
+        wanted = [a for batch in batches for a in batch.addresses if a not in self._rows]
+        if self._cache is None or not wanted:
+            return
+        try:
+            self._ensure(self._cache, list(dict.fromkeys(wanted)))
+        except (StorageError, ConflictError) as error:
+            self._give_up(str(error))
+
+    def features(self, batches: Iterable[MicroBatch]) -> Iterator[Features]:
+        left = iter(batches)
+        for batch in left:
+            if self._cache is None:
+                yield from self._live.features(itertools.chain([batch], left))
+                return
+            rows = [self._rows[address] for address in batch.addresses]
+            yield self._live.placed(self._cache.read(rows))
+
+    def name(self, address: Address) -> bytes:
+        """What a row is of: the picture's content and, if it is augmented, the draw."""
+        draw = "plain" if address.purpose == "plain" else f"{self._draws}/{address.step}/{address.index}"
+        return hashlib.sha256(f"{self._samples[address.index].sha256}/{draw}".encode()).digest()
+
+    def _ensure(self, cache: Activations, wanted: list[Address]) -> None:
+        names = [self.name(address) for address in wanted]
+        if None in cache.rows(names):
+            with self._held(cache):
+                cache.refresh()
+                known = dict(zip(names, cache.rows(names), strict=True))
+                missing = list({n: a for n, a in zip(names, wanted, strict=True) if known[n] is None}.items())
+                _make_room(cache, len(missing) * cache.row_bytes, self._limit_bytes)
+                cache.write(self._computed(missing))
+        if not self._is_checked:
+            self._check(cache, wanted)
+        self._rows |= {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
+
+    @contextmanager
+    def _held(self, cache: Activations) -> Iterator[None]:
+        """Hold the cache's lock; while another run fills it, wait: it computes the same."""
+        with ExitStack() as stack:
+            for attempt in itertools.count():
+                try:
+                    stack.enter_context(hold(cache.directory / ".lock", "the activation cache"))
+                    break
+                except ConflictError as error:
+                    if attempt == 0:
+                        self._reporter.say(f"waiting for another run that computes the same features ({error.what})")
+                self._watch()
+                time.sleep(0.2)
+            yield
+
+    def _computed(self, missing: list[tuple[bytes, Address]]) -> Iterator[tuple[Sequence[bytes], Features]]:
+        size = self._live.micro_size
+        chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
+        with self._reporter.task("frozen part, once", total=len(missing), unit="picture") as bar:
+            batches = ([address for _, address in chunk] for chunk in chunks)
+            for chunk, features in zip(chunks, self._live.at(batches), strict=True):
+                yield [name for name, _ in chunk], features
+                bar.advance(len(chunk))
+                self._watch()
+
+    def _check(self, cache: Activations, wanted: list[Address]) -> None:
+        """Compute one batch of rows again, in other company, and compare every bit."""
+        self._is_checked = True
+        size = self._live.micro_size
+        stride = max(1, len(wanted) // size)
+        chosen = wanted[::-1][::stride][:size]
+        live = next(iter(self._live.at([chosen])))
+        rows = [row for row in cache.rows(map(self.name, chosen)) if row is not None]
+        cached = self._live.placed(cache.read(rows))
+        if not all(torch.equal(a, b) for a, b in zip(live, cached, strict=True)):
+            cache.remove()
+            raise ConflictError("E-CACHE-BITS", "cached features are not the live ones bit for bit")
+
+    def _give_up(self, reason: str) -> None:
+        self._cache = None
+        self._reporter.warn(f"the frozen part is computed in every epoch: {reason}")
+
+
+def describe(features: Features) -> tuple[Activation, ...]:
+    return tuple(
+        Activation(dtype=str(f.dtype).removeprefix("torch."), shape=tuple(int(n) for n in f.shape[1:]))
+        for f in features
+    )
+
+
+def default_limit_bytes(root: Path) -> int:
+    """A fifth of the free disk, and at most 20 GB."""
+    return min(MAX_BYTES, shutil.disk_usage(root).free // 5)
+
+
+def list_caches(root: Path) -> tuple[CacheRow, ...]:
+    """Every cache below ``root``, the one that was used last first; damaged ones count as empty."""
+    found = []
+    for directory in root.iterdir() if root.is_dir() else ():
+        if not directory.is_dir() or directory.name.startswith("."):
+            continue
+        size_bytes = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+        try:
+            about = About.read(directory / _ABOUT)
+            used, architecture = (directory / _ABOUT).stat().st_mtime, about.key.architecture
+            num_rows = (directory / _ROWS).stat().st_size // about.row_bytes if (directory / _ROWS).exists() else 0
+        except HubtoolError:
+            used, architecture, num_rows = 0.0, "damaged", 0
+        found.append(
+            CacheRow(
+                name=directory.name,
+                architecture=architecture,
+                num_rows=num_rows,
+                size_bytes=size_bytes,
+                last_used_s=used,
+            )
+        )
+    return tuple(sorted(found, key=lambda row: (-row.last_used_s, row.name)))
+
+
+def prune(root: Path, *, keep_bytes: int = 0, besides: str = "") -> tuple[CacheRow, ...]:
+    """Remove the caches used longest ago until the rest is at most ``keep_bytes``; returns what was removed."""
+    rows = [row for row in list_caches(root) if row.name != besides]
+    total, removed = sum(row.size_bytes for row in rows), []
+    while rows and total > keep_bytes:
+        row = rows.pop()
+        shutil.rmtree(root / row.name, ignore_errors=True)
+        total -= row.size_bytes
+        removed.append(row)
+    return tuple(removed)
+
+
+def _make_room(cache: Activations, needed_bytes: int, limit_bytes: int | None) -> None:
+    root = cache.directory.parent
+    limit = default_limit_bytes(root) if limit_bytes is None else limit_bytes
+    own = sum(path.stat().st_size for path in cache.directory.iterdir() if path.is_file())
+    if own + needed_bytes > limit:
+        raise StorageError(
+            "E-CACHE-LIMIT",
+            f"the cache needs {(own + needed_bytes) / 1e6:.0f} MB and may have {limit / 1e6:.0f} MB",
+            do="--cache-limit gives it more",
+        )
+    prune(root, keep_bytes=limit - own - needed_bytes, besides=cache.directory.name)
+
+
+def _is_about(directory: Path, about: About) -> bool:
+    try:
+        return About.read(directory / _ABOUT) == about
+    except HubtoolError:
+        return False
+
+
+def _size_bytes(tensor: Activation) -> int:
+    return int(
+        torch.empty((), dtype=getattr(torch, tensor.dtype)).element_size() * np.prod(tensor.shape, dtype=np.int64)
+    )
+
+
+def _decode(data_BR: torch.Tensor, tensor: Activation) -> torch.Tensor:
+    return data_BR.view(getattr(torch, tensor.dtype)).reshape(len(data_BR), *tensor.shape)
