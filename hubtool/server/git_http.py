@@ -128,7 +128,7 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 async def info_refs(call: Call) -> Response:
     service = call.query("service")
     if service not in ("git-upload-pack", "git-receive-pack"):
-        raise Refusal(403, "This hub speaks git's smart protocol only", code="E-HUB-GIT")
+        raise Refusal(400, "This hub speaks git's smart protocol only", code="E-HUB-GIT")
     if service == "git-receive-pack":
         await run_in_threadpool(call.access.require, call.caller, Rule.WRITE, call.repo.kind, call.repo.id)
     return await _serve(call, call.repo, "info/refs")

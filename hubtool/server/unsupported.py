@@ -52,7 +52,7 @@ def _answer(what: str) -> Any:
     return unsupported
 
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "POST", "PUT", "DELETE")
 ROUTES = tuple(
     Route(methods=_METHODS, path=path, rule=Rule.ANYONE, endpoint=_answer(what)) for path, what in NOT_HERE.items()
 )

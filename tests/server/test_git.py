@@ -1,0 +1,67 @@
+"""git and Debian's git-lfs against the hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.store import Store
+from hubtool.server.upkeep import fsck
+from tests.server.clients import Client, Http, commit_lines, put
+
+IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+
+
+@pytest.mark.parametrize("suffix", ["", ".git"])
+def test_clone_push_lfs_and_pull(client: Client, hub: EmbeddedHub, http_: Http, root: Path, suffix: str) -> None:
+    assert http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"}).status == 200
+    url = f"{hub.url}/lab/net{suffix}"
+    client.run(["git", "lfs", "install", "--skip-repo"])
+    client.run(["git", "clone", "-q", url, "one"], **IDENTITY)
+    one = client.home / "one"
+    data = os.urandom(3_000_000)
+    (one / "model.safetensors").write_bytes(data)
+    (one / "note.txt").write_text("hello")
+    client.run(["git", "add", "."], cwd=one)
+    client.run(["git", "commit", "-qm", "weights"], cwd=one, **IDENTITY)
+    client.run(["git", "push", "-q", "origin", "main"], cwd=one, **IDENTITY)
+    assert http_("GET", "/lab/net/resolve/main/model.safetensors").body == data
+    tree = {entry["path"]: entry for entry in http_("GET", "/api/models/lab/net/tree/main").json}
+    assert tree["model.safetensors"]["lfs"]["size"] == len(data)
+
+    client.run(["git", "clone", "-q", url, "two"], **IDENTITY)
+    assert (client.home / "two/model.safetensors").read_bytes() == data
+    assert http_("POST", "/api/models/lab/net/commit/main", commit_lines(put("api.txt", b"by api"))).status == 200
+    client.run(["git", "pull", "-q"], cwd=client.home / "two", **IDENTITY)
+    assert (client.home / "two/api.txt").read_text() == "by api", "API commits and pushes are one history"
+    store = Store(root)
+    assert fsck(store).findings == ()
+    store.close()
+
+
+def test_a_push_that_lost_the_race_is_refused(client: Client, hub: EmbeddedHub, http_: Http) -> None:
+    http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "one"], **IDENTITY)
+    http_("POST", "/api/models/lab/net/commit/main", commit_lines(put("api.txt", b"first")))
+    (client.home / "one/late.txt").write_text("late")
+    client.run(["git", "add", "."], cwd=client.home / "one")
+    client.run(["git", "commit", "-qm", "late"], cwd=client.home / "one", **IDENTITY)
+    said = client.run(["git", "push"], cwd=client.home / "one", check=False, **IDENTITY)
+    assert "rejected" in said and "fetch first" in said
+
+
+def test_a_tree_with_a_dot_git_entry_is_refused(client: Client, hub: EmbeddedHub, http_: Http) -> None:
+    http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "one"], **IDENTITY)
+    script = (
+        "blob=$(echo evil | git hash-object -w --stdin); "
+        "inner=$(printf '100755 blob %s\\thook\\n' $blob | git mktree); "
+        "tree=$(printf '040000 tree %s\\t.git\\n' $inner | git mktree); "
+        "git update-ref refs/heads/evil $(git commit-tree $tree -m evil -p HEAD); git push origin evil"
+    )
+    said = client.run(["sh", "-c", script], cwd=client.home / "one", check=False, **IDENTITY)
+    assert "hasDotgit" in said
+    assert [b["name"] for b in http_("GET", "/api/models/lab/net/refs").json["branches"]] == ["main"]
