@@ -95,11 +95,16 @@ def address(package_dir: Path, repo: str, *, person: Mapping[str, str] | None = 
     """Make the card name the repository ``OWNER/NAME`` it is pushed to, keep what a person wrote in it, update hubtool.json.
 
     ``person`` is the text of the card that stands in the repository now; what stands in the package's own card comes first.
-    The same repository and text give the same bytes. Interrupted, it is done by calling it again.
+    The same repository and text give the same bytes. Interrupted, it is done by calling it again. Raises IntegrityError
+    (E-CARD-MISMATCH) for a card that was edited elsewhere than between its markers: nothing is corrected unasked.
     """
     manifest = read_manifest(package_dir)
     path = package_dir / cards.FILE_NAME
-    own = cards.person_text(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    own: dict[str, str] = {}
+    if path.is_file():
+        standing = path.read_text(encoding="utf-8")
+        cards.refuse_edited(standing, package_dir, manifest.layout)
+        own = cards.person_text(standing)
     texts = {**(person or {}), **own}
     text = cards.render(package_dir, layout=manifest.layout, repo=repo, person=texts)
     secrets.refuse(secrets.scan_text(text, cards.FILE_NAME))

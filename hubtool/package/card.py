@@ -130,3 +130,30 @@ def front_matter(markdown: str) -> str:
     if match is None:
         raise IntegrityError("E-CARD-FRONT", "the card has no front matter", where=FILE_NAME)
     return match[1]
+
+
+def differences(text: str, wanted: str) -> list[tuple[str, str]]:
+    """Where a card is not its rendering: (place, what it reads and what the evidence gives), the first few lines."""
+    if text == wanted:
+        return []
+    mine, theirs = text.split("\n"), wanted.split("\n")
+    found: list[tuple[str, str]] = []
+    if len(mine) != len(theirs):
+        found.append((FILE_NAME, f"{len(mine)} lines, compiled from the evidence it has {len(theirs)}"))
+    pairs = [(number, a, b) for number, (a, b) in enumerate(zip(mine, theirs, strict=False), 1) if a != b]
+    for number, reads, gives in pairs[:5]:
+        same = next((i for i, (a, b) in enumerate(zip(reads, gives, strict=False)) if a != b), 0)
+        cut = slice(max(0, same - 30), same + 30)
+        found.append((f"{FILE_NAME} line {number}", f"reads {reads[cut]!r}, the evidence gives {gives[cut]!r}"))
+    return found
+
+
+def refuse_edited(text: str, package_dir: Path, layout: Layout) -> None:
+    """Raises IntegrityError (E-CARD-MISMATCH) where the card says something else than the evidence outside the markers."""
+    wanted = render(package_dir, layout=layout, repo=repo_of(text), person=person_text(text))
+    found = differences(text, wanted)
+    if found:
+        place, detail = found[0]
+        raise IntegrityError(
+            "E-CARD-MISMATCH", detail, where=place, do="write between the yours markers, or pack again"
+        )

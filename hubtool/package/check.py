@@ -201,7 +201,8 @@ def _card(package_dir: Path, manifest: PackageManifest) -> Findings:
     facts = read_facts(package_dir, manifest.layout)
     yield from _front_matter(front, facts, repo)
     person = cards.person_text(text)
-    yield from _line_by_line(text, cards.render_facts(facts, repo=repo, person=person))
+    for place, detail in cards.differences(text, cards.render_facts(facts, repo=repo, person=person)):
+        yield _wrong(place, detail)
     for section, written in person.items():
         if active := _ACTIVE.search(written):
             yield _wrong(f"{cards.FILE_NAME} {section}", f"{active[0][:40]!r} would be removed where the card is shown")
@@ -219,21 +220,3 @@ def _front_matter(front: object, facts: Facts, repo: str) -> Findings:
             yield _wrong(f"{cards.FILE_NAME} {key}", "the evidence gives no such key of the front matter")
         elif front[key] != wanted[key]:
             yield _wrong(f"{cards.FILE_NAME} {key}", "the front matter differs from the evidence")
-
-
-def _line_by_line(text: str, wanted: str) -> Findings:
-    """The first lines that differ, each with what the evidence gives."""
-    if text == wanted:
-        return
-    mine, theirs = text.split("\n"), wanted.split("\n")
-    if len(mine) != len(theirs):
-        yield _wrong(cards.FILE_NAME, f"{len(mine)} lines, compiled from the evidence it has {len(theirs)}")
-    pairs = ((n, a, b) for n, (a, b) in enumerate(zip(mine, theirs, strict=False), 1) if a != b)
-    for index, (number, is_, should) in enumerate(pairs):
-        if index == 5:
-            return
-        start = next(
-            (i for i, (a, b) in enumerate(zip(is_, should, strict=False)) if a != b), min(len(is_), len(should))
-        )
-        cut = slice(max(0, start - 30), start + 30)
-        yield _wrong(f"{cards.FILE_NAME} line {number}", f"reads {is_[cut]!r}, the evidence gives {should[cut]!r}")

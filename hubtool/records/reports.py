@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from hubtool.records.backbone import BackboneEntry, FileDigest
+from pydantic import Field
+
+from hubtool.records.backbone import BackboneEntry, FileDigest, Sha256
 from hubtool.records.claims import Verdict
 from hubtool.records.run import Result
 from hubtool.records.strict import Record
@@ -87,6 +89,32 @@ class ReproduceReport(Record):
     verdict: Verdict
     run: str | None
     report: str
+
+
+REPRODUCTION_SCHEMA: Literal["hubtool/reproduction/v1"] = "hubtool/reproduction/v1"
+
+
+class Reproduction(Record):
+    """One attempt to reproduce a repository at a commit, as it is written to reproductions/<id>.json.
+
+    ``measured_weights_digest`` is None when nothing was trained; the verdict has the claims and the Numerics of both sides.
+    """
+
+    schema_: Annotated[Literal["hubtool/reproduction/v1"], Field(alias="schema")] = REPRODUCTION_SCHEMA
+    repo: str
+    commit: str
+    hubtool: str
+    recipe_digest: Sha256
+    data_digest: Sha256
+    backbone_digest: Sha256
+    claimed_weights_digest: Sha256
+    measured_weights_digest: Sha256 | None
+    verdict: Verdict
+
+    @property
+    def id(self) -> str:
+        """The first 16 digits of its digest: the same attempt with the same outcome has one name."""
+        return self.digest()[:16]
 
 
 class Prediction(Record):

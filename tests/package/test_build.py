@@ -180,3 +180,13 @@ def test_address_names_the_repository_and_is_idempotent(package: Path) -> None:
     assert cards.repo_of(text) == "me/zoo"
     assert build.address(package, "me/zoo") == first
     assert all(finding.is_ok for finding in check.verify(package))
+
+
+def test_address_refuses_a_card_edited_outside_the_markers(package: Path) -> None:
+    path = package / "README.md"
+    path.write_text(path.read_text().replace("| train | 140 |", "| train | 999 |"))
+    with pytest.raises(IntegrityError) as caught:
+        build.address(package, "me/zoo")
+    assert caught.value.code == "E-CARD-MISMATCH"
+    assert "999" in caught.value.line()
+    assert "999" in path.read_text()
