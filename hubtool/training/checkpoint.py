@@ -27,6 +27,7 @@ from hubtool.records.backbone import FileDigest
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
 
 TRAINABLE, OPTIMIZER, STATE, MANIFEST = "trainable.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+_UNKNOWN = (1 << 62, 0)
 _INCOMPLETE = "never completed, it has no"
 
 
@@ -148,7 +149,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _all(self, *, is_deep: bool = True) -> list[tuple[Path, Position | None, str]]:
-        """Every checkpoint, the newest first, with what is wrong with it ('' for nothing)."""
+        """Every checkpoint with what is wrong with it ('' for nothing): those of which nothing is known, then the newest first."""
         found: list[tuple[Path, Position | None, str]] = []
         for path in self.directory.iterdir():
             if not path.is_dir() or path.name.startswith("."):
@@ -158,7 +159,7 @@ class Checkpoints:
                 found.append((path, Position.read(path / STATE), problem))
             except HubtoolError as error:
                 found.append((path, None, problem or str(error)))
-        return sorted(found, key=lambda row: row[1].order if row[1] else (-1, 0), reverse=True)
+        return sorted(found, key=lambda row: row[1].order if row[1] else _UNKNOWN, reverse=True)
 
 
 def read_state(path: Path) -> TrainState:

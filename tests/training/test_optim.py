@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hubtool.core.errors import UsageError
+from hubtool.records.backbone import Phase
+from hubtool.records.recipe import Train
+from hubtool.training.optim import lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
+
+
+def make_train(**changes: Any) -> Train:
+    return Train.model_validate({"epochs": 10, "optimizer": {"name": "adamw", "lr": 1.0}} | changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        ("cosine", {20: 1.0, 60: 0.55, 99: 0.1 + 0.9 * 0.000385}),
+        ("linear", {20: 1.0, 60: 0.55, 99: 0.1 + 0.9 / 80}),
+        ("constant", {20: 1.0, 60: 1.0, 99: 1.0}),
+        ("step", {20: 1.0, 33: 1.0, 34: 0.1, 99: 0.1}),
+    ],
+)
+def test_a_schedule_rises_over_the_warm_up_and_ends_at_min_lr(name: str, at: dict[int, float]) -> None:
+    """Ten steps an epoch, two epochs of warm-up."""
+    train = make_train(schedule={"name": name, "warmup_epochs": 2, "min_lr": 0.1})
+    rising = [lr_at(train, step, 10) for step in range(20)]
+    assert rising == sorted(rising)
+    assert 0 < rising[0] < rising[-1] < 1
+    for step, lr in at.items():
+        assert lr_at(train, step, 10) == pytest.approx(lr, abs=1e-5)
+
+
+def make_parameters() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {
+        "a.weight": torch.nn.Parameter(torch.randn(4, 3)),
+        "a.bias": torch.nn.Parameter(torch.randn(4)),
+        "b.weight": torch.nn.Parameter(torch.randn(2, 4)),
+    }
+
+
+PHASE = Phase(first_epoch=0, num_epochs=1, trainable={"a.weight": 0.5, "a.bias": 0.5, "b.weight": 1.0})
+
+
+def test_each_parameter_has_its_scale_and_biases_are_not_decayed() -> None:
+    optimizer = make_optimizer(make_train(), make_parameters(), PHASE)
+    set_lr(optimizer, 0.2)
+    found = {name: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for name in g["names"]}
+    assert found == {"a.weight": (0.1, 0.05), "a.bias": (0.1, 0.0), "b.weight": (0.2, 0.05)}
+
+
+def step(optimizer: Any, parameters: dict[str, torch.Tensor], number: int) -> None:
+    torch.manual_seed(number)
+    for parameter in parameters.values():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "adamw", "lamb", "lion", "nadamw", "adafactor", "rmsprop", "adopt"]
+)
+def test_state_taken_out_and_put_back_goes_on_bit_for_bit(name: str) -> None:
+    train = make_train(optimizer={"name": name, "lr": 0.01})
+    ours, theirs = make_parameters(), make_parameters()
+    whole = make_optimizer(train, ours, PHASE)
+    first = make_optimizer(train, theirs, PHASE)
+    for number in range(3):
+        step(whole, ours, number)
+        step(first, theirs, number)
+    tensors, scalars = optimizer_state(first)
+    copied = {key: value.clone() for key, value in tensors.items()}
+    second = make_optimizer(train, theirs, PHASE)
+    restore_optimizer(second, copied, dict(scalars))
+    for number in range(3, 6):
+        step(whole, ours, number)
+        step(second, theirs, number)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_what_begins_to_train_later_starts_without_state_beside_what_goes_on() -> None:
+    parameters, train = make_parameters(), make_train()
+    head = Phase(first_epoch=0, num_epochs=1, trainable={"b.weight": 1.0})
+    first = make_optimizer(train, parameters, head)
+    step(first, parameters, 0)
+    tensors, scalars = optimizer_state(first)
+    second = make_optimizer(train, parameters, PHASE)
+    restore_optimizer(second, tensors, scalars)
+    assert set(optimizer_state(second)[0]) == {"b.weight/exp_avg", "b.weight/exp_avg_sq", "b.weight/step"}
+    step(second, parameters, 1)
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="adamw") as caught:
+        make_optimizer(make_train(optimizer={"name": "adamwx"}), make_parameters(), PHASE)
+    assert caught.value.code == "E-OPTIMIZER"
