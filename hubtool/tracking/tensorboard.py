@@ -7,6 +7,7 @@ sub-runs for hparams; torch's summary functions make the records that are more t
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,10 @@ def model_graph(model: Any, x_BCHW: Any) -> bytes:
     import torch
     from torch.utils.tensorboard._pytorch_graph import graph
 
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # torch's own writer still uses torch.jit.trace, which is deprecated
         traced, _ = graph(model, x_BCHW, verbose=False, use_strict_trace=False)
     data: bytes = traced.SerializeToString()
     return data
