@@ -1,4 +1,4 @@
-"""From a picture to the model's frame: the geometry of preprocessing and of the light policy, on 8-bit pixels.
+"""From a picture to the model's frame: the geometry of preprocessing, on 8-bit pixels.
 
 ``plain`` is timm's evaluation transform (``timm.data.create_transform(is_training=False)``), bit for bit on Pillow pictures:
 packages are loaded by plain timm. Works by the methods of a Pillow picture and imports neither Pillow nor torch, so that
@@ -8,7 +8,6 @@ worker processes start in a tenth of a second.
 from __future__ import annotations
 
 import math
-import random
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from hubtool.records.backbone import Preprocess
 
 _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
-_FLIP_LEFT_RIGHT = 0  # PIL.Image.Transpose
 
 
 class Frame(NamedTuple):
@@ -54,57 +52,11 @@ def plain(image: Picture, frame: Frame) -> Picture:
         size = _short_side(image, target[0])
     else:
         size = _keep_ratio(image, target, is_longest=False)
-    return _center(_resize(image, size, frame.interpolation), frame)
+    return _center(resized(image, size, frame.interpolation), frame)
 
 
-def light(image: Picture, frame: Frame, source: random.Random) -> Picture:
-    """A crop of 35 to 100 % of the area at an aspect of 3/4 to 4/3, resized to the frame, mirrored in half of the cases."""
-    return mirrored(random_crop(image, frame, source, least_area=0.35), source)
-
-
-def random_crop(image: Picture, frame: Frame, source: random.Random, *, least_area: float) -> Picture:
-    """Szegedy et al.'s "Going Deeper with Convolutions" crop, as torchvision's RandomResizedCrop draws it.
-
-    Ten tries for a box inside the picture, then the largest centred one of a permitted aspect.
-    """
-    width, height = image.size
-    box = (0, 0, width, height)
-    for _ in range(10):
-        area = width * height * (least_area + source.random() * (1 - least_area))
-        aspect = math.exp(math.log(3 / 4) + source.random() * (math.log(4 / 3) - math.log(3 / 4)))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        x, y = source.random(), source.random()
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
-            box = (left, top, left + w, top + h)
-            break
-    else:
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-        left, top = (width - w) // 2, (height - h) // 2
-        box = (left, top, left + w, top + h)
-    return image.crop(box).resize((frame.width, frame.height), _RESAMPLING[frame.interpolation])
-
-
-def mirrored(image: Picture, source: random.Random) -> Picture:
-    return image.transpose(_FLIP_LEFT_RIGHT) if source.random() < 0.5 else image  # type: ignore[arg-type]
-
-
-def erased(image: Picture, frame: Frame, source: random.Random) -> Picture:
-    """With a rectangle of 2 to 33 % of the area, at an aspect of 0.3 to 3.3, in the colour of the mean."""
-    for _ in range(10):
-        area = frame.height * frame.width * (0.02 + source.random() * 0.31)
-        aspect = math.exp(math.log(0.3) + source.random() * (math.log(3.3) - math.log(0.3)))
-        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        x, y = source.random(), source.random()
-        if h < frame.height and w < frame.width:
-            left, top = int(x * (frame.width - w + 1)), int(y * (frame.height - h + 1))
-            image = image.copy()
-            image.paste(_colour(frame), (left, top, left + w, top + h))
-            break
-    return image
-
-
-def _colour(frame: Frame) -> tuple[int, ...] | int:
+def colour(frame: Frame) -> tuple[int, ...] | int:
+    """What fills pixels that no picture has: the mean."""
     return tuple(frame.fill) if len(frame.fill) > 1 else frame.fill[0]
 
 
@@ -122,7 +74,8 @@ def _keep_ratio(image: Picture, target: tuple[int, int], *, is_longest: bool) ->
     return round(height / ratio), round(width / ratio)
 
 
-def _resize(image: Picture, size: tuple[int, int], interpolation: str) -> Picture:
+def resized(image: Picture, size: tuple[int, int], interpolation: str) -> Picture:
+    """To (height, width); of that size already, it is the picture itself."""
     height, width = size
     return image if image.size == (width, height) else image.resize((width, height), _RESAMPLING[interpolation])
 
@@ -141,7 +94,7 @@ def _center(image: Picture, frame: Frame) -> Picture:
         (width - left, 0, frame.width, frame.height),
     ):
         if box[2] > box[0] and box[3] > box[1]:
-            result.paste(_colour(frame), box)
+            result.paste(colour(frame), box)
     return result
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from hubtool.core.seeds import Address
 from hubtool.data.crops import frame_of
-from hubtool.data.pool import MAX_WAITING, Pool
+from hubtool.data.kept import Kept
+from hubtool.data.pool import Pool, slots_for
 from hubtool.data.worker import Request, raise_error
 from hubtool.records.backbone import Preprocess
 from hubtool.records.dataset import Sample
@@ -23,14 +24,13 @@ from hubtool.records.dataset import Sample
 if TYPE_CHECKING:
     import torch
 
-_MAX_SHARED_BYTES = 256 << 20
-
 
 class ImageLoader:
     """The pictures of ``samples``, an index into them being an Address's ``index``.
 
-    ``Address(purpose="plain")`` is preprocessing alone, any other purpose draws ``policy`` at that address.
-    ``load`` may be called again and again; a new call drops what the last one still had ahead. Close it in the end.
+    ``Address(purpose="plain")`` is preprocessing alone, any other purpose draws ``policy`` at that address. ``kept`` may hold
+    plain pixels of an earlier decoding. ``load`` may be called again and again; a new call drops what the last one still
+    had ahead. Close it in the end.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class ImageLoader:
         policy: str,
         seed: int,
         num_workers: int,
+        kept: Kept | None = None,
     ) -> None:
         self._root = root
         self._samples = samples
@@ -49,7 +50,10 @@ class ImageLoader:
         self._frame = frame_of(preprocess)
         self._policy = policy
         self._seed = seed
-        self._num_workers = num_workers
+        # a worker costs what twenty small pictures do; how many there are changes no byte
+        self._num_workers = min(num_workers, len(samples) // 8)
+        self.num_ahead = slots_for(self._num_workers, self._frame.size_bytes)
+        self._kept = kept if kept and kept.frame == self._frame else None
         self._pool: Pool | None = None
         self._round = 0
 
@@ -62,12 +66,10 @@ class ImageLoader:
 
         Raises DataError (E-DATA-CHANGED) for a picture that is not the indexed one any more.
         """
-        if self._pool is None:
-            slots = self._num_workers * min(MAX_WAITING, max(4, _MAX_SHARED_BYTES // self._frame.size_bytes))
-            self._pool = Pool(self._num_workers, slot_bytes=self._frame.size_bytes, num_slots=max(1, slots))
-        self._pool.forget()
+        if self._pool is not None:
+            self._pool.forget()
         self._round += 1
-        ahead = _Ahead(self, self._pool, iter(batches))
+        ahead = _Ahead(self, iter(batches))
         ahead.fill()
         return self._batches(ahead, self._round)
 
@@ -83,9 +85,24 @@ class ImageLoader:
 
             yield normalize(pixels_BHWC, self._preprocess)
 
+    @property
+    def pool(self) -> Pool:
+        """The workers, started when a picture has to be decoded for the first time."""
+        if self._pool is None:
+            self._pool = Pool(self._num_workers, slot_bytes=self._frame.size_bytes, num_slots=self.num_ahead)
+        return self._pool
+
+    def kept_pixels(self, address: Address) -> memoryview | None:
+        """What need not be decoded again."""
+        if self._kept is None or self._policy_at(address):
+            return None
+        return self._kept.get(self._samples[address.index].sha256)
+
+    def _policy_at(self, address: Address) -> str | None:
+        return None if address.purpose == "plain" or self._policy == "none" else self._policy
+
     def request(self, address: Address) -> Request:
-        sample = self._samples[address.index]
-        policy = None if address.purpose == "plain" or self._policy == "none" else self._policy
+        sample, policy = self._samples[address.index], self._policy_at(address)
         seed = address.seed(self._seed) if policy else 0
         return ["pixels", str(self._root / str(sample.path)), sample.sha256, self._frame, policy, seed]
 
@@ -100,21 +117,24 @@ class ImageLoader:
 
 
 class _Ahead:
-    """The batches whose pictures are asked for already, as far as the pool has room."""
+    """The pictures that are asked for already, as far as there is room: each with its kept pixels, or None for the pool's."""
 
-    def __init__(self, loader: ImageLoader, pool: Pool, batches: Iterator[Sequence[Address]]) -> None:
+    def __init__(self, loader: ImageLoader, batches: Iterator[Sequence[Address]]) -> None:
         self._loader = loader
-        self._pool = pool
         self._batches = batches
         self._known: deque[Sequence[Address]] = deque()
         self._asking: Iterator[Address] = iter(())
+        self._asked: deque[memoryview | None] = deque()
         self._is_over = False
 
     def fill(self) -> None:
-        while self._pool.num_waiting < self._pool.capacity:
+        while len(self._asked) < self._loader.num_ahead:
             address = next(self._asking, None)
             if address is not None:
-                self._pool.submit(self._loader.request(address))
+                pixels = self._loader.kept_pixels(address)
+                if pixels is None:
+                    self._loader.pool.submit(self._loader.request(address))
+                self._asked.append(pixels)
             elif not self._ask_next():
                 return
 
@@ -132,7 +152,9 @@ class _Ahead:
         return self._known.popleft() if self._known else None
 
     def take_into(self, row: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], address: Address) -> None:
-        found, slot = self._pool.take()
-        raise_error(found, self._loader.where(address))
-        row[...] = np.frombuffer(slot, np.uint8, row.size).reshape(row.shape)
+        pixels = self._asked.popleft()
+        if pixels is None:
+            found, pixels = self._loader.pool.take()
+            raise_error(found, self._loader.where(address))
+        row[...] = np.frombuffer(pixels, np.uint8, row.size).reshape(row.shape)
         self.fill()

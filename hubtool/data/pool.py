@@ -21,6 +21,7 @@ from hubtool.core.errors import DataError, from_os_error
 from hubtool.core.settings import PACKAGE
 from hubtool.data.worker import Answer, Request, answer
 
+MAX_SHARED_BYTES = 256 << 20
 MAX_WAITING = 256  # requests a worker; their answers must fit into a pipe
 _START = "import sys; sys.path.append(sys.argv[1]); from hubtool.data.worker import main; main(*map(int, sys.argv[2:]))"
 
@@ -147,6 +148,13 @@ class Pool:
 
     def _slot(self, index: int) -> int:
         return index % self._num_slots if self._num_slots else 0
+
+
+def slots_for(num_workers: int, slot_bytes: int) -> int:
+    """How many slots keep ``num_workers`` busy while the parent computes: 256 a worker and 256 MiB in all at most, four a
+    worker at least."""
+    fitting = MAX_SHARED_BYTES // (slot_bytes * max(1, num_workers))
+    return max(1, num_workers * min(MAX_WAITING, max(4, fitting)))
 
 
 def _shared_file(size_bytes: int) -> int:

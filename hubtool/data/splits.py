@@ -18,7 +18,8 @@ from pathlib import Path
 from hubtool.core.errors import DataError
 from hubtool.core.progress import Reporter
 from hubtool.data import scan, tables, targets
-from hubtool.data.pool import Pool
+from hubtool.data.kept import Kept
+from hubtool.data.pool import Pool, slots_for
 from hubtool.data.scan import Listing, Row
 from hubtool.data.worker import raise_error
 from hubtool.records.dataset import DataManifest, Sample, SkippedFile
@@ -47,14 +48,16 @@ def index_data(
     num_workers: int,
     reporter: Reporter,
     is_strict: bool = False,
+    kept: Kept | None = None,
 ) -> DataManifest:
     """Scan, decode every file once, split. Raises DataError (SecurityError for links and special files), exit 3 (6).
 
-    ``is_strict`` turns pictures that stand in train and in another split from a warning into an error.
+    ``is_strict`` turns pictures that stand in train and in another split from a warning into an error. ``kept`` takes the
+    decoded pictures, for an ImageLoader of the same preprocessing.
     """
     listing = _read_listing(root, task, labels, reporter)
     targets.check_classes(listing, task)
-    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter)
+    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter, kept)
     skipped = _skip(files, skip_bad, reporter)
     rows = [row for row in listing.rows if row.path not in skipped]
     _check_left(listing, rows, task)
@@ -74,6 +77,7 @@ def index_for_evaluation(
     num_workers: int,
     reporter: Reporter,
     prefer: Sequence[str] = (),
+    kept: Kept | None = None,
 ) -> DataManifest:
     """The same for a trained model: targets by its ``classes``; one split ``data``, or the splits the data has.
 
@@ -88,7 +92,7 @@ def index_for_evaluation(
         )
     for row in listing.rows:
         targets.target_of(row, classes, task)
-    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter)
+    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter, kept)
     skipped = _skip(files, 0, reporter)
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in listing.rows:
@@ -105,23 +109,36 @@ def _one_split(listing: Listing, prefer: Sequence[str]) -> Listing:
 
 
 def check_files(
-    root: Path, paths: Sequence[str], in_chans: int, num_workers: int, reporter: Reporter
+    root: Path,
+    paths: Sequence[str],
+    in_chans: int,
+    num_workers: int,
+    reporter: Reporter,
+    kept: Kept | None = None,
 ) -> dict[str, File]:
     """Read, hash and decode every file, in parallel. Raises DataError for one that cannot be read."""
     files: dict[str, File] = {}
     num_workers = min(num_workers, len(paths) // 8)  # a worker costs what twenty small pictures do
-    with Pool(num_workers) as pool, reporter.task("checking pictures", len(paths), "pictures") as bar:
+    slot_bytes = kept.frame.size_bytes if kept else 0
+    num_slots = slots_for(num_workers, slot_bytes) if kept else 0
+    with (
+        Pool(num_workers, slot_bytes=slot_bytes, num_slots=num_slots) as pool,
+        reporter.task("checking pictures", len(paths), "pictures") as bar,
+    ):
         position = 0
         for path in paths:
             while position < len(paths) and pool.num_waiting < pool.capacity:
-                pool.submit(["check", str(root / paths[position]), in_chans])
+                frame = kept.frame if kept and not kept.is_full else None
+                pool.submit(["check", str(root / paths[position]), in_chans, frame])
                 position += 1
-            found, _ = pool.take()
+            found, slot = pool.take()
             raise_error(found, path)
             applied = tuple(found.get("applied", ()))
             files[path] = File(
                 found["sha256"], found["size_bytes"], applied, found.get("bad"), found.get("is_bomb", False)
             )
+            if kept and not kept.is_full and not found.get("bad"):
+                kept.add(found["sha256"], slot)
             bar.advance()
     return files
 

@@ -1,6 +1,6 @@
 """What a worker process does: one picture a request, one short answer, pixels through shared memory.
 
-Started by ``pool`` as a bare interpreter: Pillow and no torch, unless the strong policy asks for it. Requests and answers
+Started by ``pool`` as a bare interpreter: Pillow and no torch. Requests and answers
 are JSON lines; the same ``answer`` runs inside the parent when there are no workers, so that the bits are the same.
 """
 
@@ -10,13 +10,12 @@ import hashlib
 import json
 import mmap
 import os
-import random
 import signal
 import sys
 from typing import Any
 
 from hubtool.core.errors import DataError, HubtoolError, SecurityError, UsageError
-from hubtool.data import crops, images
+from hubtool.data import crops, images, policies
 
 Request = list[Any]
 Answer = dict[str, Any]
@@ -25,12 +24,12 @@ _MAX_TEXT = 160  # an answer must stay short: hundreds of them wait in a pipe of
 
 
 def answer(request: Request, slot: memoryview) -> Answer:
-    """``["check", path, in_chans]`` decodes and says what it found.
+    """``["check", path, in_chans, frame]`` decodes and says what it found; a frame, if not None, fills the slot.
 
     ``["pixels", path, sha256, frame, policy, seed]`` fills the slot; ``policy`` None is plain preprocessing.
     """
     try:
-        return _check(*request[1:]) if request[0] == "check" else _pixels(slot, *request[1:])
+        return _check(slot, *request[1:]) if request[0] == "check" else _pixels(slot, *request[1:])
     except HubtoolError as error:
         name = next(name for name, kind in _ERRORS.items() if isinstance(error, kind))
         return {"error": [name, error.code, error.what[:_MAX_TEXT], error.do[:_MAX_TEXT]]}
@@ -43,15 +42,19 @@ def raise_error(found: Answer, where: str) -> None:
         raise _ERRORS[name](code, what, where=where, do=do)
 
 
-def _check(path: str, in_chans: int) -> Answer:
+def _check(slot: memoryview, path: str, in_chans: int, frame: list[Any] | None) -> Answer:
     data = images.read_picture(path)
     found: Answer = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     try:
-        return found | {"applied": images.decode(data, in_chans)[1]}
+        image, applied = images.decode(data, in_chans)
     except images.BombError as error:
         return found | {"bad": error.what[:_MAX_TEXT], "is_bomb": True}
     except DataError as error:
         return found | {"bad": error.what[:_MAX_TEXT]}
+    if frame is not None:
+        place = crops.Frame._make(frame)
+        slot[: place.size_bytes] = crops.plain(image, place).tobytes()
+    return found | {"applied": applied}
 
 
 def _pixels(slot: memoryview, path: str, sha256: str, frame: list[Any], policy: str | None, seed: int) -> Answer:
@@ -65,14 +68,7 @@ def _pixels(slot: memoryview, path: str, sha256: str, frame: list[Any], policy: 
         raise DataError("E-DATA-CHANGED", "the picture has changed since it was indexed", do=do)
     place = crops.Frame._make(frame)
     image, _ = images.decode(data, place.in_chans)
-    if policy is None or policy == "none":
-        image = crops.plain(image, place)
-    elif policy == "light":
-        image = crops.light(image, place, random.Random(seed))
-    else:
-        from hubtool.data.transforms import draw
-
-        image = draw(image, place, policy, seed)
+    image = crops.plain(image, place) if policy is None else policies.draw(image, place, policy, seed)
     slot[: place.size_bytes] = image.tobytes()
     return {}
 

@@ -19,6 +19,7 @@ from hubtool.core.errors import DataError, SecurityError
 from hubtool.core.progress import SILENT
 from hubtool.core.seeds import Address
 from hubtool.data import images, splits, transforms
+from hubtool.data.kept import Kept
 from hubtool.data.loader import ImageLoader
 from hubtool.records.backbone import Preprocess
 from hubtool.records.dataset import Sample
@@ -81,7 +82,7 @@ def test_policy_none_draws_nothing(data: tuple[Path, tuple[Sample, ...]]) -> Non
 def test_more_batches_than_the_workers_have_room_for(
     data: tuple[Path, tuple[Sample, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubtool.data.loader._MAX_SHARED_BYTES", 1)
+    monkeypatch.setattr("hubtool.data.pool.MAX_SHARED_BYTES", 1)
     small = loader(data, "light", 2)
     batches = augmented(1, small.num_samples, 9) * 3
     found = list(small.load(batches))
@@ -119,6 +120,80 @@ def test_a_second_load_drops_the_first(data: tuple[Path, tuple[Sample, ...]]) ->
     some.close()
 
 
+def test_what_was_kept_is_not_decoded_again(data: tuple[Path, tuple[Sample, ...]], tmp_path: Path) -> None:
+    root, samples = data
+    expected = list(loader(data).load(augmented(0, len(samples))))
+    size_bytes = 24 * 28 * 3
+    for num_workers, limit_bytes in ((0, 1 << 20), (2, 1 << 20), (2, 7 * size_bytes)):
+        with Kept(PRE, limit_bytes=limit_bytes) as kept:
+            splits.index_data(
+                root,
+                task="classification",
+                labels="folders",
+                val_fraction=0.2,
+                in_chans=3,
+                num_workers=num_workers,
+                reporter=SILENT,
+                kept=kept,
+            )
+            num_kept = sum(kept.get(sample.sha256) is not None for sample in samples)
+            assert num_kept == len(samples) if limit_bytes == 1 << 20 else 0 < num_kept <= 7
+            is_all = num_kept == len(samples)
+            some = ImageLoader(
+                tmp_path if is_all else root,  # where nothing is: all comes from what was kept
+                samples,
+                preprocess=PRE,
+                policy="none",
+                seed=0,
+                num_workers=num_workers,
+                kept=kept,
+            )
+            found = list(some.load(augmented(0, len(samples))))
+            some.close()
+            assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+def test_what_was_kept_serves_no_draw_and_no_other_preprocessing(data: tuple[Path, tuple[Sample, ...]]) -> None:
+    root, samples = data
+    other = PRE.model_copy(update={"interpolation": "nearest"})
+    with Kept(PRE) as kept:
+        for sample in samples:
+            kept.add(sample.sha256, memoryview(bytes(24 * 28 * 3)))
+        address = Address(purpose="augment", index=1)
+        drawn = ImageLoader(root, samples, preprocess=PRE, policy="light", seed=0, num_workers=0, kept=kept)
+        (x,) = drawn.load([[address]])
+        assert torch.equal(x, next(loader(data, "light").load([[address]])))
+        plain = ImageLoader(root, samples, preprocess=other, policy="none", seed=0, num_workers=0, kept=kept)
+        (x,) = plain.load([[address]])
+        assert torch.equal(x[0], transforms.preprocess(images.open_rgb(root / str(samples[1].path)), other))
+
+
+def test_a_full_disk_ends_the_keeping_and_nothing_else() -> None:
+    code = (
+        "import resource, sys; from hubtool.data.kept import Kept; from hubtool.records.backbone import Preprocess\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "kept = Kept(Preprocess(img_size=(24, 28)))\n"
+        "for name in 'abcdef': kept.add(name, memoryview(name.encode() * 2016))\n"
+        "print([bytes(kept.get(n)[:2]) if kept.get(n) else None for n in 'abcdef'], kept.is_full)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[b'aa', b'bb', None, None, None, None] True", done.stderr
+
+
+def test_batches_are_asked_for_a_little_ahead_of_what_is_kept_too(data: tuple[Path, tuple[Sample, ...]]) -> None:
+    root, samples = data
+    asked = itertools.count()
+    with Kept(PRE) as kept:
+        kept.add(samples[0].sha256, memoryview(bytes(24 * 28 * 3)))
+        some = ImageLoader(root, samples, preprocess=PRE, policy="none", seed=0, num_workers=2, kept=kept)
+        iterator = some.load([Address(purpose="plain")] for _ in asked)
+        for _ in range(3):
+            next(iterator)
+        assert next(asked) < 600
+        some.close()
+
+
 def test_no_batches(data: tuple[Path, tuple[Sample, ...]]) -> None:
     assert list(loader(data).load([])) == []
 
@@ -126,7 +201,7 @@ def test_no_batches(data: tuple[Path, tuple[Sample, ...]]) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("change", ["edit", "remove", "link", "fifo", "directory"])
 def test_a_picture_that_changed_since_it_was_indexed(tmp_path: Path, num_workers: int, change: str) -> None:
-    root = folders(tmp_path, {"a": 3, "b": 3})
+    root = folders(tmp_path, {"a": 10, "b": 10})
     manifest = splits.index_data(
         root, task="classification", labels="folders", val_fraction=0.2, in_chans=3, num_workers=0, reporter=SILENT
     )
@@ -146,6 +221,7 @@ def test_a_picture_that_changed_since_it_was_indexed(tmp_path: Path, num_workers
     batches = some.load([[Address(purpose="plain", index=i)] for i in range(len(samples))])
     next(batches)
     next(batches)
+    assert (some._num_workers == 0) == (num_workers == 0)
     with pytest.raises(DataError if change != "fifo" else SecurityError) as caught:
         next(batches)
     some.close()
@@ -201,7 +277,7 @@ def test_workers_end_when_the_parent_is_killed(data: tuple[Path, tuple[Sample, .
     code = (
         "import sys, time; from pathlib import Path\n"
         "from hubtool.data.pool import Pool\n"
-        "pool = Pool(2); pool.submit(['check', sys.argv[1], 3]); pool.submit(['check', sys.argv[1], 3])\n"
+        "pool = Pool(2); pool.submit(['check', sys.argv[1], 3, None]); pool.submit(['check', sys.argv[1], 3, None])\n"
         "pool.take(); pool.take(); print(*(w.pid for w in pool._workers), flush=True); time.sleep(60)"
     )
     path = str(data[0] / str(data[1][0].path))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 import timm.data
 import torch
+import torchvision.transforms.v2.functional as F  # noqa: N812 - its name everywhere
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,7 +19,7 @@ from PIL import Image
 from data.made import picture
 from hubtool.core.errors import UsageError
 from hubtool.core.seeds import Address
-from hubtool.data import transforms
+from hubtool.data import crops, policies, transforms
 from hubtool.records.backbone import CropMode, Interpolation, Preprocess
 
 SIZES = [(40, 30), (30, 40), (33, 33), (32, 32), (7, 90), (1, 1), (500, 31)]
@@ -108,20 +111,64 @@ def test_unknown_policy() -> None:
         transforms.augment(picture(), Preprocess(img_size=(8, 8)), "wild", Address(purpose="augment"), 0)
 
 
-def test_strong_uses_every_operation_and_keeps_the_shape() -> None:
-    from hubtool.data.crops import frame_of
+OPERATIONS = {
+    "shear_x": lambda x, m: F.affine(x, 0.0, [0, 0], 1.0, [math.degrees(math.atan(0.99 * m)), 0.0], fill=FILL[x.mode]),
+    "shear_y": lambda x, m: F.affine(x, 0.0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.99 * m))], fill=FILL[x.mode]),
+    "translate_x": lambda x, m: F.affine(x, 0.0, [int(m * x.width / 7), 0], 1.0, [0.0, 0.0], fill=FILL[x.mode]),
+    "translate_y": lambda x, m: F.affine(x, 0.0, [0, int(m * x.height / 7)], 1.0, [0.0, 0.0], fill=FILL[x.mode]),
+    "rotate": lambda x, m: F.rotate(x, 135 * m, fill=FILL[x.mode]),
+    "brightness": lambda x, m: F.adjust_brightness(x, 1 + 0.99 * m),
+    "color": lambda x, m: F.adjust_saturation(x, 1 + 0.99 * m),
+    "contrast": lambda x, m: F.adjust_contrast(x, 1 + 0.99 * m),
+    "sharpness": lambda x, m: F.adjust_sharpness(x, 1 + 0.99 * m),
+    "posterize": lambda x, m: F.posterize(x, 8 - round(6 * abs(m))),
+    "solarize": lambda x, m: F.solarize(x, round(255 * (1 - abs(m)))),
+    "autocontrast": lambda x, m: F.autocontrast(x),
+    "equalize": lambda x, m: F.equalize(x),
+}
+FILL = {"L": [124], "RGB": [124, 116, 104], "LA": [124, 116], "RGBA": [124, 116, 104, 90]}
 
-    for mode in ("L", "LA", "RGB", "RGBA"):
-        frame = frame_of(
-            Preprocess(img_size=(16, 20), in_chans=len(mode), mean=(0.5,) * len(mode), std=(1.0,) * len(mode))
-        )
-        image = picture(5, 20, 16, mode)
-        for name in transforms._OPERATIONS:
-            for magnitude, sign in ((0.0, 1), (0.5, -1), (1.0, 1)):
-                found = transforms._operate(image.copy(), frame, name, magnitude, sign)
-                assert (found.size, found.mode) == ((20, 16), mode), name
-            if name not in ("identity", "color"):
-                assert found.tobytes() != image.tobytes() or name in ("autocontrast", "equalize"), name
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_is_torchvisions(name: str) -> None:
+    for mode in ("L", "RGB"):
+        image = picture(5, 21, 16, mode)
+        for magnitude in (-1.0, -0.5, 0.0, 1 / 30, 0.7, 1.0):
+            found = policies.operate(image, frame_of(mode, (16, 21)), name, magnitude)
+            assert found.mode == mode and found.tobytes() == OPERATIONS[name](image, magnitude).tobytes(), magnitude
+
+
+def frame_of(mode: str, img_size: tuple[int, int]) -> crops.Frame:
+    mean = tuple(value / 255 for value in FILL[mode])
+    return crops.frame_of(Preprocess(img_size=img_size, in_chans=len(mode), mean=mean, std=(1.0,) * len(mode)))
+
+
+def test_alpha_moves_with_the_picture_but_keeps_its_values() -> None:
+    for mode in ("LA", "RGBA"):
+        image = picture(6, 20, 20, mode)
+        for name in policies.OPERATIONS:
+            found = policies.operate(image, frame_of(mode, (20, 20)), name, 0.8)
+            assert (found.size, found.mode) == ((20, 20), mode)
+            if name in ("brightness", "color", "contrast", "sharpness", "posterize", "solarize"):
+                assert found.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+            if name == "rotate":
+                alpha = image.getchannel("A").rotate(108, fillcolor=FILL[mode][-1])
+                assert found.getchannel("A").tobytes() == alpha.tobytes()
+
+
+def test_strong_draws_every_operation_and_erases_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[str] = Counter()
+
+    def operate(image: Image.Image, frame: crops.Frame, name: str, magnitude: float) -> Image.Image:
+        assert -1 <= magnitude <= 1
+        seen[name] += 1
+        return Image.new("RGB", image.size, (1, 2, 3))
+
+    monkeypatch.setattr(policies, "operate", operate)
+    frame = frame_of("RGB", (16, 16))
+    drawn = [policies.draw(picture(), frame, "strong", Address(purpose="augment", index=i).seed(0)) for i in range(600)]
+    assert set(seen) == set(policies.OPERATIONS) and max(seen.values()) < 3 * min(seen.values())
+    assert 100 < sum(len(image.getcolors() or []) > 1 for image in drawn) < 200
 
 
 def test_half_of_the_light_draws_are_mirrored_and_crops_vary() -> None:
@@ -144,22 +191,20 @@ def test_draws_are_frozen() -> None:
 
     pixels = np.arange(48 * 40 * 3, dtype=np.uint64).reshape(40, 48, 3) * 2654435761 % 251
     image = Image.fromarray(pixels.astype(np.uint8))
-    from hubtool.data.crops import frame_of
-
-    frame = frame_of(Preprocess(img_size=(16, 16), interpolation="nearest"))
+    frame = crops.frame_of(Preprocess(img_size=(16, 16), interpolation="nearest"))
     digest = hashlib.sha256()
     for index in range(40):
         seed = Address(purpose="augment", step=1, index=index).seed(0)
-        digest.update(transforms.draw(image, frame, "light", seed).tobytes())
+        digest.update(policies.draw(image, frame, "light", seed).tobytes())
     assert digest.hexdigest()[:16] == "c61df9d43bf25f4e"
 
 
-def test_light_draws_need_no_torch() -> None:
+def test_draws_need_no_torch() -> None:
     code = (
-        "import sys, random; from PIL import Image; from hubtool.data import crops\n"
+        "import sys; from PIL import Image; from hubtool.data import crops, policies\n"
         "frame = crops.Frame(8, 8, 3, 0.875, 'center', 'bicubic', (1, 2, 3))\n"
-        "crops.light(Image.new('RGB', (20, 10)), frame, random.Random(0))\n"
-        "print('torch' in sys.modules)"
+        "for seed in range(60): policies.draw(Image.new('RGB', (20, 10)), frame, 'strong', seed)\n"
+        "print({'torch', 'torchvision', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
