@@ -39,6 +39,7 @@ class Pool:
         self._num_submitted = 0
         self._waiting: deque[tuple[int, Request]] = deque()
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._shared = memoryview(b"")
         size_bytes = slot_bytes * num_slots
         if num_workers == 0:
             self._shared = memoryview(bytearray(size_bytes))
@@ -46,7 +47,8 @@ class Pool:
         try:
             fd = _shared_file(size_bytes) if size_bytes else os.open(os.devnull, os.O_RDONLY)
             try:
-                self._shared = memoryview(mmap.mmap(fd, size_bytes) if size_bytes else b"")
+                if size_bytes:
+                    self._shared = memoryview(mmap.mmap(fd, size_bytes))
                 for _ in range(num_workers):
                     self._workers.append(self._start(fd))
             finally:
@@ -137,6 +139,7 @@ class Pool:
                 worker.wait()
         self._workers = []
         self._waiting.clear()
+        self._shared = memoryview(b"")
 
     def __enter__(self) -> Self:
         return self

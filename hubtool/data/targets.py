@@ -25,11 +25,17 @@ def check_classes(listing: Listing, task: TaskName) -> None:
             f"binary needs two classes, the data has {len(classes)}: {', '.join(classes[:5])}",
             do="use task: classification",
         )
-    if task in ("classification", "binary"):
-        known = {row.label for row in listing.rows if row.split in (None, "train")}
+    if task != "regression":
+        known = {name for row in listing.rows if row.split in (None, "train") for name in names_of(row)}
         for row in listing.rows:
-            if row.label not in known:
-                raise unknown_label(str(row.label), tuple(sorted(str(label) for label in known)), row)
+            for name in names_of(row):
+                if name not in known:
+                    raise unknown_label(name, tuple(sorted(known)), row)
+
+
+def names_of(row: Row) -> tuple[str, ...]:
+    """The class names of a picture: one, or any number of them (multilabel)."""
+    return (row.label,) if isinstance(row.label, str) else tuple(str(name) for name in row.label)
 
 
 def target_of(row: Row, classes: tuple[str, ...], task: TaskName) -> Target:

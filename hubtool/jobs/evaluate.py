@@ -34,11 +34,12 @@ def evaluate(
         raise UsageError(
             "E-TARGET-BACKBONE", f"{target!a} is a backbone and knows no classes of yours", do="finetune it first"
         )
+    from hubtool.data.kept import Kept
     from hubtool.data.splits import index_for_evaluation
 
     data = Path(data).expanduser()
     workers = default_workers() if num_workers is None else num_workers
-    with opened(target, hub=hub, reporter=reporter) as model:
+    with opened(target, hub=hub, reporter=reporter) as model, Kept(model.loaded.preprocess) as kept:
         loaded = model.loaded
         assert model.directory is not None
         table = RunDir(model.directory).resolved().data.labels
@@ -51,6 +52,7 @@ def evaluate(
             num_workers=workers,
             reporter=reporter,
             prefer=(split,) if split else _PREFERRED,
+            kept=kept,
         )
         ((chosen, samples),) = manifest.splits.items()
         found = run_model(
@@ -62,6 +64,7 @@ def evaluate(
             device=device,
             num_workers=workers,
             reporter=reporter,
+            kept=kept,
         )
     measured = metrics.compute(loaded.task, found.logits_NK, found.targets, threshold=loaded.threshold)
     return EvaluateReport(target=target, split=chosen, num_samples=len(samples), metrics=measured)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from hubtool.records import metrics
 from hubtool.records.dataset import Sample
 from hubtool.records.evidence import Predictions
 from hubtool.records.reports import Prediction
+
+if TYPE_CHECKING:
+    from hubtool.data.kept import Kept
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -95,6 +98,7 @@ def run_model(
     device: Device,
     num_workers: int | None,
     reporter: Reporter,
+    kept: Kept | None = None,
 ) -> Predictions:
     """Logits of ``samples`` below ``root``, at the precision that the model's claims were measured with."""
     from hubtool.data.loader import ImageLoader
@@ -106,6 +110,7 @@ def run_model(
         policy="none",
         seed=0,
         num_workers=default_workers() if num_workers is None else num_workers,
+        kept=kept,
     )
     try:
         from hubtool.training.evaluate import predict as infer

@@ -280,6 +280,19 @@ def test_multilabel_and_regression_tables(tmp_path: Path) -> None:
     assert DataManifest.from_json(manifest.to_json(), "again") == manifest
 
 
+def test_a_label_that_stands_in_val_alone_is_unknown(tmp_path: Path) -> None:
+    root = folders(tmp_path, {"img": 4})
+    rows = ["img/0.png,cat,train", "img/1.png,dog,train", "img/2.png,dgo,val", "img/3.png,cat,val"]
+    (root / "l.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    with pytest.raises(DataError, match="unknown label 'dgo'") as caught:
+        index(root, labels="l.csv")
+    assert caught.value.where == "line 4: img/2.png" and caught.value.do == "did you mean 'dog'?"
+    rows = ["img/0.png,cat|dog,train", "img/1.png,,train", "img/2.png,cat|dgo,val"]
+    (root / "l.csv").write_text("\n".join(["file_name,labels,split", *rows]))
+    with pytest.raises(DataError, match="unknown label 'dgo'"):
+        index(root, task="multilabel", labels="l.csv")
+
+
 def test_workers_see_the_same(tmp_path: Path) -> None:
     root = folders(tmp_path, {"a": 20, "b": 13})
     assert index(root, num_workers=2) == index(root)
