@@ -105,7 +105,7 @@ def dataset(facts: Facts) -> str:
     if hub_id:
         return f"Data set: [{md(hub_id)}](https://huggingface.co/datasets/{hub_id})."
     name = f"Data set: {md(facts.card.dataset)}. " if facts.card.dataset else ""
-    return f"{name}No picture of it is part of this package; data.json lists each by its sha256, size and target."
+    return f"{name}The pictures are not part of this package; data.json lists each by its sha256, size and target."
 
 
 def data_notes(facts: Facts) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import made
 import pytest
 
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
@@ -17,6 +16,7 @@ from hubtool.records.backbone import BackboneEntry
 from hubtool.records.dataset import DataManifest
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result
+from package import made
 
 
 @pytest.fixture

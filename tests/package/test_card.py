@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import made
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -16,6 +15,7 @@ from hubtool.package.front import to_yaml
 from hubtool.records.recipe import Card
 from hubtool.records.run import Result
 from hubtool.records.yaml_loader import load_yaml
+from package import made
 
 
 def test_the_hubs_own_reader_takes_the_front_matter(clean: Path) -> None:

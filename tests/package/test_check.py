@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -21,6 +20,7 @@ from hubtool.package import build, check
 from hubtool.package import card as cards
 from hubtool.records.evidence import Predictions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
+from package import made
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 
