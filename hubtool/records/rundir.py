@@ -14,6 +14,7 @@ from hubtool.core.locks import hold
 from hubtool.core.refs import parse_backbone_ref
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Environment, differences
+from hubtool.records.recipe import Run
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result, RunOptions
 
@@ -89,6 +90,12 @@ class RunDir:
         environment.write(self.path / "environment.json")
         data.write(self.path / "data.json")
         resolved.write(self.path / RESOLVED)
+
+    def keep_run_section(self, run: Run) -> None:
+        """Of a finished run: what the recipe's run section says now (licence, title), for the package. Changes no number."""
+        options = self.options()
+        if options.run != run:
+            options.model_copy(update={"run": run}).write(self.path / "options.json")
 
     def drift(self, resolved: ResolvedRecipe, data: DataManifest, environment: Environment) -> tuple[Difference, ...]:
         """What differs from what the run began with, field by field: recipe, data, Numerics. Nothing for a new run."""
