@@ -218,7 +218,7 @@ def _write_about(temp: Path, about: About) -> None:
 
 def _snippets(temp: Path, described: PackageManifest, run: RunSnippets) -> Snippets:
     """Run the programs. While they run, a manifest stands there: the directory is read as the package it will be."""
-    programs = snippets_for(described.layout, ResolvedRecipe.read(temp / "resolved.json").task)
+    programs = snippets_for(described.layout, ResolvedRecipe.read(temp / "resolved.json"))
     _write_record(temp / MANIFEST_NAME, described)
     printed = run(temp, programs)
     (temp / MANIFEST_NAME).unlink()

@@ -214,7 +214,7 @@ def _is_finite(dtype: str, view: memoryview) -> bool:
 
 def snippets(facts: Facts) -> Findings:
     """The programs of the card are those of this layout: what was run is what is shown."""
-    programs = snippets_for(facts.layout, facts.task.name)
+    programs = snippets_for(facts.layout, facts.resolved)
     for snippet in facts.snippets:
         if programs.get(snippet.library) != snippet.code:
             yield _wrong("evidence/snippets.json", f"the {snippet.library} program is none of hubtool's")
