@@ -80,6 +80,8 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
     kind = kind_of(route.path)
     is_git = route.path.endswith(("/info/refs", "/git-upload-pack", "/git-receive-pack")) or "/info/lfs/" in route.path
 
+    is_page = not route.path.startswith("/api/")
+
     def enter(request: Request, body: bytes | None) -> Call:
         caller = (
             access.identify(request.headers.get("authorization")) if route.rule is not Rule.SIGNED else _nobody(access)
@@ -100,6 +102,11 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
         return _as_response(route.endpoint(enter(request, body)))
 
     async def endpoint(request: Request) -> Response:
+        def _refused(refusal: Refusal) -> Response:
+            if is_git:
+                return as_response(_for_git(refusal, request))
+            return pages.error_page(refusal) if is_page and _is_browser(request) else as_response(refusal)
+
         try:
             if is_async:
                 call = await run_in_threadpool(enter, request, None)
@@ -109,9 +116,9 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
             await run_in_threadpool(enter, request, None)  # refuse before a byte of the body is read
             return await run_in_threadpool(answer, request, await read_body(request, route.body_bytes))
         except Refusal as refusal:
-            return as_response(_for_git(refusal, request) if is_git else refusal)
+            return _refused(refusal)
         except HubtoolError as error:
-            return as_response(_for_git(from_error(error), request) if is_git else from_error(error))
+            return _refused(from_error(error))
         except OSError as error:
             return as_response(from_error(from_os_error(error)))
         except Exception:
@@ -153,8 +160,13 @@ def _as_response(value: Any) -> Response:
     return Response(json.dumps(value, ensure_ascii=True, allow_nan=False).encode(), media_type="application/json")
 
 
+def _is_browser(request: Request) -> bool:
+    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+
+
 async def _no_route(request: Request, error: Exception) -> Response:
-    return as_response(Refusal(404, "Sorry, we can't find the page you are looking for.", code="E-HUB-ROUTE"))
+    refusal = Refusal(404, "Sorry, we can't find the page you are looking for.", code="E-HUB-ROUTE")
+    return pages.error_page(refusal) if _is_browser(request) else as_response(refusal)
 
 
 async def _no_method(request: Request, error: Exception) -> Response:

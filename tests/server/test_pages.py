@@ -1,0 +1,175 @@
+"""The pages: what they show, and that a hostile card, name or message can do nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hubtool.server import curves
+from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.markdown import render
+from tests.server.clients import Http, commit_lines, put
+
+HTML = {"Accept": "text/html"}
+EVENTS = [
+    {"global_step": step, "epoch": 0, "kind": "scalar", "split": split, "tag": tag, "value": value / (step + 1)}
+    for step in range(50)
+    for split, tag, value in (
+        ("train", "loss", 2.0),
+        ("val", "loss", 3.0),
+        ("val", "top1", 0.5),
+        ("train", "wall_s", 1),
+    )
+]
+CLAIMS = {"claims": [{"metric": "top1", "split": "val", "value": 0.98051, "tolerance": 0.0142, "num_samples": 360}]}
+CARD = "---\nlicense: mit\nlibrary_name: timm\npipeline_tag: image-classification\n---\n# Digits\n[r](recipe.yaml)\n"
+
+XSS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '<a href="javascript:alert(1)">x</a>',
+    "[x](javascript:alert(1))",
+    "[x](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
+    '<svg><script>alert(1)</script></svg><svg onload="alert(1)">',
+    '<iframe src="https://evil.example"></iframe><object data="x"></object><embed src="x">',
+    '<math><mtext></table></math><img src=x onerror="alert(1)">',
+    '<style>body{background:url(https://evil.example)}</style><p style="background:url(//evil.example)">',
+    '<form action="https://evil.example"><input name=a><button>go</button></form>',
+    '<meta http-equiv="refresh" content="0;url=https://evil.example"><base href="https://evil.example">',
+    '<link rel="stylesheet" href="https://evil.example/x.css">',
+    "![x](https://evil.example/pixel.png) ![y](//evil.example/pixel.png) ![z](http:evil.example)",
+    '<noscript><p title="</noscript><img src=x onerror=alert(1)>">',
+    '<a href="&#106;avascript:alert(1)">x</a> <a href=" java\nscript:alert(1)">x</a>',
+    '<details open ontoggle="alert(1)"><summary>x</summary></details>',
+    "<video src=x onerror=alert(1)><audio src=x onerror=alert(1)>",
+    '<img src="x" srcset="https://evil.example/a 1x"><picture><source srcset="https://evil.example"></picture>',
+]
+FORBIDDEN = re.compile(
+    r"<(script|iframe|object|embed|form|meta|base|link|style|svg|math|video|audio|source|input)|\son\w+=|javascript:|"
+    r"data:text|srcset|style=|src=\"(https?:)?//|src=\"http",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("card", XSS)
+def test_a_hostile_card_is_harmless(card: str) -> None:
+    html = render(card, files_url="/lab/net/resolve/main/")
+    assert not FORBIDDEN.search(" ".join(re.findall("<[^>]*>", html))), html
+
+
+def test_links_and_pictures_of_a_card_lead_into_the_repository() -> None:
+    html = render("![a](plots/a b.png) [r](./recipe.yaml) ![up](../../x.png) [w](https://w.example)", files_url="/n/")
+    assert 'href="/n/recipe.yaml"' in html and "https://w.example" in html and "x.png" not in html
+    assert 'src="/n/plots/a%20b.png"' in render("![a](<plots/a b.png>)", files_url="/n/")
+
+
+@pytest.fixture
+def pushed(hub: EmbeddedHub) -> Http:
+    http = Http(hub.url)
+    http("POST", "/api/repos/create", {"name": "digits", "organization": "lab"})
+    files = {
+        "README.md": CARD.encode(),
+        "logs/metrics.jsonl": "\n".join(map(json.dumps, EVENTS)).encode(),
+        "result.json": json.dumps(CLAIMS).encode(),
+        "config.json": b'{"architecture": "test_resnet", "pretrained_cfg": {}}',
+        "hubtool.json": b"{}",
+        "recipe.yaml": b"schema: x",
+    }
+    lines = commit_lines(*(put(path, data) for path, data in files.items()), summary="<img src=x onerror=alert(1)>")
+    assert http("POST", "/api/models/lab/digits/commit/main", lines).status == 200
+    return http
+
+
+def test_the_model_page_shows_card_curves_claims_and_how_to_use_it(pushed: Http, hub: EmbeddedHub) -> None:
+    reply = pushed("GET", "/lab/digits", headers=HTML)
+    text = reply.body.decode()
+    assert "<h1>Digits</h1>" in text and "0.9805" in text and "val/top1" in text
+    assert text.count("<svg") == 2 and "wall_s" not in text and "loss: train from 2 to 0.04" in text
+    assert f"HF_ENDPOINT={hub.url}" in text and "hf-hub:lab/digits" in text and "hubtool reproduce lab/digits" in text
+    assert re.search(r'href="/lab/digits/resolve/[0-9a-f]{40}/recipe.yaml"', text)
+    assert (
+        "script" not in reply.headers["content-security-policy"]
+        and "'none'" in reply.headers["content-security-policy"]
+    )
+
+
+def test_the_list_searches_and_pages(pushed: Http) -> None:
+    for i in range(32):
+        pushed("POST", "/api/repos/create", {"name": f"n{i}", "organization": "lab"})
+    first = pushed("GET", "/", headers=HTML).body.decode()
+    assert "33 models" in first and first.count("<article") == 30 and 'href="?search=&amp;start=30"' in first
+    assert pushed("GET", "/?search=&start=30").body.decode().count("<article") == 3
+    found = pushed("GET", "/?search=DIGI%22%3E%3Cb%3E").body.decode()
+    assert "0 models" in found and "<b>" not in found
+    assert "lab/digits" in pushed("GET", "/?search=DIGI").body.decode()
+
+
+def test_files_and_history(pushed: Http) -> None:
+    text = pushed("GET", "/lab/digits/tree/main", headers=HTML).body.decode()
+    assert "logs/" in text and "recipe.yaml" in text and "initial commit" in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text, "a commit message is text"
+    assert "metrics.jsonl" in pushed("GET", "/lab/digits/tree/main/logs").body.decode()
+    sha = pushed("GET", "/api/models/lab/digits").json["sha"]
+    commit = pushed("GET", f"/lab/digits/commit/{sha}")
+    assert commit.status == 302 and commit.headers["location"] == f"/lab/digits/tree/{sha}"
+
+
+def test_a_missing_page_is_a_page(pushed: Http) -> None:
+    for path in ("/lab/nothing", "/lab/digits/tree/nowhere", "/a/b/c/d/e", "/lab/digits/tree/main/none"):
+        reply = pushed("GET", path, headers=HTML)
+        assert reply.status == 404 and b"<h1>404</h1>" in reply.body, path
+        assert pushed("GET", path).json["code"].startswith("E-HUB"), "and JSON for a program"
+
+
+def test_a_served_file_is_data_and_no_page(pushed: Http) -> None:
+    page = b"<html><script>alert(document.domain)</script></html>"
+    pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(put("x.html", page), put("x.svg", page)))
+    for name in ("x.html", "x.svg"):
+        headers = pushed("GET", f"/lab/digits/resolve/main/{name}", headers=HTML).headers
+        assert headers["content-type"] == "application/octet-stream" and headers["x-content-type-options"] == "nosniff"
+        assert (
+            headers["content-disposition"].startswith("attachment") and "sandbox" in headers["content-security-policy"]
+        )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[]",
+        b'{"global_step":1e999,"value":1,"tag":"a"}',
+        b'{"global_step":"x","value":{}}',
+        b"\xff" * 99,
+        b"[" * 9999,
+    ],
+)
+def test_a_damaged_log_draws_nothing(line: bytes) -> None:
+    assert curves.draw(line + b"\n" + line) == []
+
+
+def test_a_hostile_tag_is_text() -> None:
+    lines = b"\n".join(
+        json.dumps({"global_step": i, "value": i, "tag": "</svg><script>", "split": "<x>"}).encode() for i in (1, 2)
+    )
+    (plot,) = curves.draw(lines)
+    assert "<script>" not in plot.svg and "<x>" not in plot.svg
+
+
+@pytest.mark.prove
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+def test_a_browser_runs_and_loads_nothing(pushed: Http, hub: EmbeddedHub, tmp_path: Path) -> None:
+    """The corpus in one card: the page's title stays, no request leaves, nothing is written by a script."""
+    body = "\n\n".join(x.replace("alert(1)", "document.title='pwned'") for x in XSS)
+    pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(put("README.md", body.encode())))
+    log = tmp_path / "net.json"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += [f"--log-net-log={log}", "--virtual-time-budget=3000", "--dump-dom", f"{hub.url}/lab/digits"]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert "<title>lab/digits" in dom.stdout and "pwned'</title>" not in dom.stdout
+    assert "evil.example" not in log.read_text().replace("\\/", "/")
+    assert "Content Security Policy" not in dom.stderr, "the sanitiser leaves nothing for the policy to stop"
