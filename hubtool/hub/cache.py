@@ -33,14 +33,16 @@ def _files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
 
 
-def remove_snapshot(cache_dir: Path, repo_id: str, commit: str) -> int:
-    """Remove one snapshot with the blobs no other snapshot uses; returns the bytes freed."""
+def last_used(directory: Path) -> float:
+    """When a file below was last read or written, in seconds since 1970."""
+    return max((max(s.st_atime, s.st_mtime) for s in (path.stat() for path in _files(directory))), default=0.0)
+
+
+def remove_snapshot(snapshot: Path) -> None:
+    """Remove one snapshot with the blobs that no other snapshot uses."""
     from huggingface_hub import scan_cache_dir
 
-    info = scan_cache_dir(cache_dir)
-    strategy = info.delete_revisions(commit)
-    strategy.execute()
-    folder = cache_dir / f"models--{repo_id.replace('/', '--')}"
-    if not any((folder / "snapshots").glob("*")):
-        shutil.rmtree(folder, ignore_errors=True)
-    return int(strategy.expected_freed_size)
+    scan_cache_dir(snapshot.parents[2]).delete_revisions(snapshot.name).execute()
+    repository = snapshot.parents[1]
+    if not any((repository / "snapshots").glob("*")):
+        shutil.rmtree(repository, ignore_errors=True)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextvars
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from hubtool.core.digests import sha256_file
-from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError
+from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, StorageError
 from hubtool.core.files import make_dirs, publish_dir
 from hubtool.core.ids import CommitSha, RepoId, RepoPath, Revision
 from hubtool.core.progress import Task
@@ -31,6 +32,7 @@ from hubtool.records.package import MANIFEST_NAME, PackageManifest
 Vouch = Literal["published", "first_pull"]
 _MAX_TRIES = 3
 _NUM_THREADS = 4
+_CARD = "README.md"
 _MAX_MANIFEST_BYTES = 16 << 20
 
 
@@ -45,12 +47,17 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedPackage:
-    """A package that lies verified in ``directory``; ``ignored`` are files of the repository that are not of the package."""
+    """A package that lies verified in ``directory``; ``ignored`` are files of the repository that are not of the package.
+
+    ``is_card_edited``: the card is not the one that was pushed. People edit cards on a hub's pages; whether its numbers
+    still are those of the evidence is for the package's own check to say.
+    """
 
     directory: Path
     commit: CommitSha
     manifest: PackageManifest
     ignored: tuple[str, ...]
+    is_card_edited: bool
 
 
 def fetch_repo(
@@ -270,10 +277,10 @@ def directory_here(cache_dir: Path, origin: Origin) -> Path | None:
 
 
 def fetch_package(hub: Hub, repo_id: str, revision: str | None, target: Path) -> FetchedPackage:
-    """Bring a whole package into the fresh directory ``target`` and verify every digest of its hubtool.json.
+    """Bring a whole package into the directory ``target`` and verify every digest of its hubtool.json.
 
-    Files of the repository that the manifest does not name are not fetched. Raises IntegrityError naming each file
-    that is missing or differs; ``target`` then does not exist.
+    What lies in ``target`` from an earlier fetch is replaced. Files of the repository that the manifest does not name
+    are not fetched. Raises IntegrityError naming each file that is missing or differs; ``target`` is then as before.
     """
     snapshot = resolve(hub, RepoId(repo_id), revision)
     where = f"{repo_id}@{snapshot.commit[:8]}"
@@ -288,15 +295,37 @@ def fetch_package(hub: Hub, repo_id: str, revision: str | None, target: Path) ->
     if missing:
         raise IntegrityError("E-PACKAGE-MISSING", f"missing: {', '.join(missing[:10])}", where=where)
     paths |= fetch_files(hub, snapshot, sorted(names))
-    with publish_dir(target) as temp:
+    is_card_edited = False
+    with _replacing(target, where) as fresh, publish_dir(fresh) as temp:
         for name, path in paths.items():
             make_dirs((temp / name).parent)
             shutil.copyfile(path, temp / name)
-        problems = differing(temp, manifest.files)
+        problems = differing(temp, [file for file in manifest.files if file.path != _CARD])
+        is_card_edited = bool(differing(temp, [file for file in manifest.files if file.path == _CARD]))
         if problems:
             raise IntegrityError("E-INTEGRITY", "; ".join(problems[:10]), where=where, do="do not trust this package")
-    ignored = tuple(sorted(snapshot.files.keys() - names - {MANIFEST_NAME, ".gitattributes"}))
-    return FetchedPackage(directory=target, commit=snapshot.commit, manifest=manifest, ignored=ignored)
+    return FetchedPackage(
+        directory=target,
+        commit=snapshot.commit,
+        manifest=manifest,
+        ignored=tuple(sorted(snapshot.files.keys() - names - {MANIFEST_NAME, ".gitattributes"})),
+        is_card_edited=is_card_edited,
+    )
+
+
+@contextmanager
+def _replacing(target: Path, where: str) -> Iterator[Path]:
+    """A name beside ``target`` to fill; then it takes the place of an earlier fetch. Other directories are refused."""
+    if target.exists() and not (target / MANIFEST_NAME).is_file() and any(target.iterdir()):
+        raise StorageError("E-DISK-EXISTS", f"no place for {where}, something else is there", where=str(target))
+    fresh, old = target.with_name(f"{target.name}.fetched"), target.with_name(f"{target.name}.old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    yield fresh
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_manifest(manifest: PackageManifest, where: str) -> set[str]:

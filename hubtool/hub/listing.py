@@ -50,11 +50,15 @@ def is_pickle(path: str) -> bool:
 def choose(paths: Collection[str], wanted: Collection[str], *, where: str, take_pickle: bool = False) -> list[str]:
     """What to fetch: the paths that a name or glob of ``wanted`` means (a glob never crosses a directory).
 
-    With ``take_pickle`` one pickle too, where there are no other weights. Raises SecurityError where the only weights
-    are pickles, NotFoundError where there are none.
+    Where weights are wanted and the only ones are pickles: SecurityError, or with ``take_pickle`` one of them too.
+    Raises NotFoundError where nothing wanted is there.
     """
     present = [path for path in sorted(paths) if not is_pickle(path) and _is_wanted(path, wanted)]
     if any(is_weights(path) for path in present):
+        return present
+    if wanted and not any(is_weights(name) or is_pickle(name) for name in wanted):
+        if not present:
+            raise NotFoundError("E-HUB-ENTRY", f"no {' or '.join(wanted)} in it", where=where)
         return present
     pickles = sorted((path for path in paths if is_pickle(path)), key=lambda path: (not _is_wanted(path, wanted), path))
     if not pickles:

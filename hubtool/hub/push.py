@@ -7,6 +7,7 @@ same commit; files that no package listed are left alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,8 +33,8 @@ from hubtool.records.backbone import FileDigest
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from hubtool.records.reports import PushPlan
 
-# Made by a hub itself, never part of a package.
-_OF_THE_HUB = {".gitattributes"}
+# What a hub, a client or a reproduction leaves in a package's directory: not part of it, not sent.
+_NOT_OF_IT = re.compile(r"\.gitattributes|\.cache/huggingface/.*|reproductions/.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def package_files(package: Path) -> tuple[FileDigest, ...]:
     for name, _ in safe_walk(package):
         if (package / name).is_symlink():
             raise SecurityError("E-PATH-LINK", "a link in the package", where=name, do="put the file itself there")
-        if name not in listed and name != MANIFEST_NAME and name not in _OF_THE_HUB:
+        if name not in listed and name != MANIFEST_NAME and not _NOT_OF_IT.fullmatch(name):
             raise IntegrityError(
                 "E-PACKAGE-UNLISTED", f"{name} is not on the manifest", where=str(package), do="pack again"
             )

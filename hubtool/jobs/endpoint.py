@@ -18,14 +18,15 @@ def reading(hub: str | None = None, *, recorded: str | None = None, reporter: Re
         yield opened
 
 
-@contextmanager
-def writing(
-    hub: str | None = None, *, ask: Callable[[], str | None] | None = None, reporter: Reporter = SILENT
-) -> Iterator[Hub]:
+def writing_hub(hub: str | None = None, *, ask: Callable[[], str] | None = None) -> str:
     """``hub`` > HF_ENDPOINT > what a person at the terminal answers > ``local``. ``ask`` is None where nobody sits."""
-    settings = read_settings()
-    choice = hub or settings.hf_endpoint or (ask() if ask else None) or LOCAL
-    with _opened(choice, settings, reporter) as opened:
+    return hub or read_settings().hf_endpoint or (ask() if ask else "") or LOCAL
+
+
+@contextmanager
+def writing(hub: str | None = None, *, reporter: Reporter = SILENT) -> Iterator[Hub]:
+    """The hub to write to, see ``writing_hub``."""
+    with _opened(writing_hub(hub), read_settings(), reporter) as opened:
         yield opened
 
 

@@ -30,23 +30,22 @@ def push(  # noqa: PLR0913  one keyword for each option of the command
     dry_run: bool = False,
     public: bool = False,
     revision: str = "main",
-    message: str | None = None,
+    commit_message: str | None = None,
     with_images: bool = False,
     with_names: bool = False,
     yes: bool = False,
-    ask: Callable[[], str | None] | None = None,
     confirm: Callable[[PushPlan], bool] | None = None,
     reporter: Reporter = SILENT,
 ) -> PushReport:
     """Push the run or package directory ``target`` to ``repo`` (OWNER/NAME); a run is packed first.
 
-    ``ask`` and ``confirm`` stand for a person at the terminal: which hub, and whether to send the plan. The plan is told
-    to ``reporter`` before anything is sent; ``dry_run`` ends there. Raises UsageError (2), NotFoundError (4),
-    IntegrityError (5), SecurityError (6), ConflictError (7), StorageError (8), UnavailableError (75).
+    The plan is told to ``reporter`` before anything is sent; ``dry_run`` ends there. A first push to a hub that is not on
+    loopback needs ``yes``, or a person behind ``confirm``. Raises UsageError (2), NotFoundError (4), IntegrityError (5),
+    SecurityError (6), ConflictError (7), StorageError (8), UnavailableError (75).
     """
     repo_id = RepoId(repo)
     package = _packed(Path(target).expanduser(), with_images, with_names, reporter)
-    with endpoint.writing(hub, ask=ask, reporter=reporter) as opened, _place(package, dry_run) as place:
+    with endpoint.writing(hub, reporter=reporter) as opened, _place(package, dry_run) as place:
         manifest = _addressed(opened, place, repo_id, revision)
         plan = sending.plan(opened, place, repo_id, revision=revision, is_public=public, shares=build.shares(manifest))
         tell(plan, opened, reporter)
@@ -54,7 +53,7 @@ def push(  # noqa: PLR0913  one keyword for each option of the command
             return _report(opened, plan, None, False)
         _agree(opened, plan, yes, confirm)
         before = plan.parent
-        commit = sending.push(opened, plan, place, message=message)
+        commit = sending.push(opened, plan, place, message=commit_message)
         is_new = commit != before
         reporter.say(f"{'pushed' if is_new else 'already pushed'}: {repo_id}@{commit[:8]}, read back and verified")
         published = Published(repo_id=repo_id, hub=opened.name, commit=commit, license=manifest.license)
@@ -136,14 +135,12 @@ def _agree(hub: Hub, plan: PushPlan, yes: bool, confirm: Callable[[PushPlan], bo
     before = registry.published.get(plan.repo_id) if registry else None
     if before is not None and before.hub == hub.name and not plan.is_new_repo:
         return
-    if confirm is None:
+    if confirm is None or not confirm(plan):
         raise UsageError(
             "E-PUSH-YES",
-            f"this is the first push of {plan.repo_id} to {hub.name}",
-            do="look at the plan, then add --yes",
+            f"the first push of {plan.repo_id} to {hub.name} needs a yes",
+            do="look at the plan, add --yes",
         )
-    if not confirm(plan):
-        raise UsageError("E-PUSH-NO", "not sent", where=hub.name)
 
 
 def _report(hub: Hub, plan: PushPlan, commit: str | None, is_new: bool) -> PushReport:

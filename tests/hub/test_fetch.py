@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, SecurityError, UnavailableError
+from hubtool.core.errors import (
+    HubtoolError,
+    IntegrityError,
+    NotFoundError,
+    SecurityError,
+    StorageError,
+    UnavailableError,
+)
 from hubtool.core.settings import PUBLIC_HUB
 from hubtool.hub.client import Hub, open_hub
 from hubtool.hub.fetch import fetch_package, fetch_repo
@@ -414,6 +421,25 @@ def test_a_package_with_a_changed_file_is_refused_and_the_file_named(tmp_path: P
     ):
         fetch_package(client_of(liar, tmp_path), REPO, None, tmp_path / "root" / "package")
     assert not (tmp_path / "root" / "package").exists()
+
+
+def test_a_card_edited_on_the_hub_is_said_and_an_earlier_fetch_is_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "root" / "package"
+    with LyingHub(package()) as liar:
+        assert not fetch_package(client_of(liar, tmp_path), REPO, None, target).is_card_edited
+        liar.files["README.md"] = b"# by hand\n"
+        again = fetch_package(client_of(liar, tmp_path, cache_dir=tmp_path / "other"), REPO, None, target)
+    assert again.is_card_edited
+    assert (target / "README.md").read_bytes() == b"# by hand\n"
+    assert {p.name for p in target.parent.iterdir()} == {"package", "cache"}
+
+
+def test_a_package_does_not_replace_what_is_no_package(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with LyingHub(package()) as liar, pytest.raises(StorageError):
+        fetch_package(client_of(liar, tmp_path), REPO, None, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
 
 
 def test_a_package_with_a_missing_file_is_refused(tmp_path: Path) -> None:

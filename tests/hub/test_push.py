@@ -221,12 +221,13 @@ def test_a_push_cut_at_a_request_is_all_or_nothing(hub: EmbeddedHub, tmp_path: P
     assert len([c for c in commits(direct) if c.title.startswith("Push")]) == 2 + len(cuts)
 
 
-def test_a_lost_reply_is_found_out(hub: EmbeddedHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_a_lost_reply_is_found_out(hub: EmbeddedHub, tmp_path: Path, max_attempts: int) -> None:
     package = make(tmp_path / "package")
     do_push(client_of(hub.url, tmp_path), package)
     make(package, **{"config.json": b"[2]"})
     with BrokenLine(hub.url, cut=lambda n, what: "after" if "/commit/" in what else None) as line:
-        commit = do_push(client_of(line.url, tmp_path, "line"), package)
+        commit = do_push(client_of(line.url, tmp_path, "line", max_attempts=max_attempts), package)
     made = commits(client_of(hub.url, tmp_path))
     assert made[0].commit_id == commit
     assert len([c for c in made if c.title.startswith("Push")]) == 2
