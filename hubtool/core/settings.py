@@ -27,7 +27,7 @@ class Settings:
     ``home`` HUBTOOL_HOME (~/.local/share/hubtool) · ``hf_endpoint`` HF_ENDPOINT · ``hf_token`` HF_TOKEN ·
     ``hf_cache`` HF_HUB_CACHE, HF_HOME (~/.cache/huggingface/hub) · ``is_offline`` HF_HUB_OFFLINE ·
     ``torchvision_url`` HUBTOOL_TORCHVISION_URL · ``wandb_api_key`` WANDB_API_KEY · ``is_debug`` HUBTOOL_DEBUG ·
-    ``is_plain`` NO_COLOR.
+    ``is_plain`` NO_COLOR · ``torchrun_rank`` RANK, where torchrun started this process (TORCHELASTIC_RUN_ID).
     """
 
     home: Path
@@ -41,6 +41,7 @@ class Settings:
     wandb_mode: str | None
     is_debug: bool
     is_plain: bool
+    torchrun_rank: int | None = None
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -61,6 +62,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         wandb_mode=env.get("WANDB_MODE") or None,
         is_debug=_is_on(env.get("HUBTOOL_DEBUG")),
         is_plain=bool(env.get("NO_COLOR")),
+        torchrun_rank=int(env.get("RANK", "0")) if env.get("TORCHELASTIC_RUN_ID") else None,
     )
 
 
@@ -72,6 +74,8 @@ def place_caches(settings: Settings) -> None:
     chosen |= {"WANDB_ARTIFACT_DIR": str(cache / "wandb" / "artifacts"), "MPLCONFIGDIR": str(cache / "matplotlib")}
     for name, value in (chosen | {"WANDB_ERROR_REPORTING": "false"}).items():
         os.environ.setdefault(name, value)
+    # W&B's helper process of a parent would outlive this process when it is killed, and hold its run as "in use".
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 def _is_on(value: str | None) -> bool:
