@@ -97,9 +97,9 @@ class Lane:
     def _serve(self) -> None:
         sink = self._fed(self._backlog())
         while self.failure is None:
-            began = time.monotonic()
+            began, was_ending = time.monotonic(), self._is_ending.is_set()
             num_written = self._write_some(sink)
-            if num_written == 0 and self._is_ending.is_set():
+            if num_written == 0 and was_ending:  # asked before the queue was found empty: nothing can follow
                 break
             self._rest(began if num_written else time.monotonic())
             now = time.monotonic()

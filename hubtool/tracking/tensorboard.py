@@ -6,6 +6,7 @@ sub-runs for hparams; torch's summary functions make the records that are more t
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from pathlib import Path
@@ -19,6 +20,19 @@ from hubtool.tracking.history import flat_recipe, tag_of
 from hubtool.tracking.projector import Projector
 from hubtool.tracking.ranking import PR_ROWS
 from hubtool.tracking.sinks import Place
+
+_VARIED = (
+    "train.optimizer.lr",
+    "train.batch_size",
+    "train.epochs",
+    "train.optimizer.name",
+    "backbone.ref",
+    "freeze",
+    "freeze.through",
+    "head.type",
+    "data.augment.policy",
+    "train.seed",
+)
 
 
 class TensorBoardSink:
@@ -100,13 +114,13 @@ class TensorBoardSink:
 
     def _begin(self, place: Place) -> None:
         metrics = metric_tags(place.resolved)
-        experiment, start, _ = self._summary.hparams(flat_recipe(place.resolved), dict.fromkeys(metrics, 0.0))
+        experiment, start, _ = self._summary.hparams(hparams(place.resolved), dict.fromkeys(metrics, 0.0))
         for summary in (experiment, start, self._summary.custom_scalars(layout(place.resolved))):
             self._add(summary, 0)
         for tag, name in (("recipe", "recipe.yaml"), ("environment", "environment.json")):
             path = place.run_dir / name
             if path.exists():
-                self._add(self._summary.text(tag, f"```\n{path.read_text(encoding='utf-8')}\n```"), 0)
+                self._add(self._summary.text(tag, f"```\n{_readable(path)}\n```"), 0)
 
     def _add(self, summary: Any, global_step: int) -> None:
         self._put(self._event_pb2.Event(summary=summary, step=global_step))
@@ -138,6 +152,18 @@ def _free_name(directory: Path) -> Path:
     return path
 
 
+def _readable(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    return json.dumps(json.loads(text), indent=2) if path.suffix == ".json" else text
+
+
+def hparams(resolved: ResolvedRecipe) -> dict[str, str | float]:
+    """The recipe, flat, what is mostly varied first: TensorBoard shows the first columns only until asked."""
+    flat = flat_recipe(resolved)
+    first = [key for key in _VARIED if key in flat]
+    return {key: flat[key] for key in (*first, *(key for key in flat if key not in _VARIED))}
+
+
 def metric_tags(resolved: ResolvedRecipe) -> tuple[str, ...]:
     """The tags of the validation metrics, the one that selects first."""
     tags = (tag_of(resolved.train.select.metric), *(f"{metric}/val" for metric in TASKS[resolved.task].metrics))
@@ -152,6 +178,6 @@ def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:
             "loss": ["Multiline", ["^loss/train$", "^loss/val$"]],
             headline: ["Multiline", [f"^{headline}/"]],
             "learning rate": ["Multiline", ["^lr"]],
-            "images per second": ["Multiline", ["^wall_images_per_s/"]],
+            "wall time": ["Multiline", ["^wall_"]],
         }
     }

@@ -45,7 +45,16 @@ class WandbSink:
         _empty(place.directory)
         library = _library_settings(wandb)
         mode = _mode(place, settings, library.base_url)
-        self._run: Any = self._begin(place, mode, library)
+        try:
+            self._run: Any = self._begin(place, mode, library)
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            place.warn(
+                f"W&B does not take the run ({_first_line(error)}): it is written offline (`wandb sync` sends it)"
+            )
+            mode = "offline"
+            self._run = self._begin(place, mode, library)
         # Online the service has the rows of an earlier session already; offline the file starts empty.
         self._first_step = int(self._run.step) if mode == "online" else 0
 
@@ -173,6 +182,10 @@ def _mode(place: Place, settings: Settings, url: str) -> str:
         place.warn(f"{url} does not answer: the run is written offline (`wandb sync` sends it)")
         return "offline"
     return "online"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
 def _has_netrc_key(url: str) -> bool:

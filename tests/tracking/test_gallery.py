@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,30 @@ def picture(sample: int) -> Image.Image:
     return Image.new("RGB", (12, 10), (sample * 5 % 256, 90, 200))
 
 
+def moment_in(run_dir: Path) -> media.Moment:
+    return media.Moment(run_dir=run_dir, global_step=30, epoch=3, split="val")
+
+
 @pytest.fixture
 def moment(run_dir: Path) -> media.Moment:
-    return media.Moment(run_dir=run_dir, global_step=30, epoch=3, split="val")
+    return moment_in(run_dir)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Event, ...]]:
+    """A run with every plot of a classification, and their events; not to be changed."""
+    run_dir = tmp_path_factory.mktemp("shown")
+    found, classes = predictions("classification")
+    given: dict[str, Any] = {"task": "classification", "classes": classes, "predictions": found}
+    numbers = gallery.number_plots(moment_in(run_dir), **given)
+    return run_dir, (*numbers, *gallery.picture_plots(moment_in(run_dir), picture=picture, **given))
+
+
+@pytest.fixture
+def copy(shown: tuple[Path, tuple[Event, ...]], run_dir: Path) -> tuple[Path, tuple[Event, ...]]:
+    """The same in a directory of the test's own."""
+    shutil.copytree(shown[0], run_dir, dirs_exist_ok=True)
+    return run_dir, shown[1]
 
 
 def reader(run_dir: Path) -> Any:
@@ -66,62 +88,59 @@ def journal(run_dir: Path, events: tuple[Event, ...]) -> None:
     log.close()
 
 
-@pytest.mark.parametrize(
-    ("task", "names"),
-    [
-        ("classification", NUMBER_PLOTS),
-        ("binary", NUMBER_PLOTS),
-        ("multilabel", {"per_class", "roc", "precision_recall"}),
-        ("regression", {"calibration"}),
-    ],
-)
-def test_each_task_has_its_plots_in_png_and_svg(moment: media.Moment, task: TaskName, names: set[str]) -> None:
-    found, classes = predictions(task)
-    events = gallery.number_plots(moment, task=task, classes=classes, predictions=found)
+def check_plots(run_dir: Path, events: tuple[Event, ...], names: set[str]) -> None:
     assert {event.tag for event in events if event.kind == "figure"} == names
-    plots = moment.run_dir / "plots"
+    plots = run_dir / "plots"
     assert {path.stem for path in plots.glob("*.png")} == {path.stem for path in plots.glob("*.svg")} == names
     assert len({(e.kind, e.split, e.global_step, e.tag) for e in events}) == len(events)
     for event in events:
-        media.read_bytes(moment.run_dir, event)
+        media.read_bytes(run_dir, event)
 
 
-def test_the_same_predictions_give_the_same_bytes(moment: media.Moment) -> None:
-    found, classes = predictions("classification")
-    first = gallery.number_plots(moment, task="classification", classes=classes, predictions=found)
-    svg = {path.name: path.read_bytes() for path in (moment.run_dir / "plots").glob("*.svg")}
-    assert gallery.number_plots(moment, task="classification", classes=classes, predictions=found) == first
-    assert {path.name: path.read_bytes() for path in (moment.run_dir / "plots").glob("*.svg")} == svg
+def test_a_classification_has_its_plots_in_png_and_svg(shown: tuple[Path, tuple[Event, ...]]) -> None:
+    check_plots(*shown, NUMBER_PLOTS | {"predictions", "top_losses"})
+    assert "highest losses" in (shown[0] / "plots/top_losses.svg").read_text()
 
 
-def test_number_plots_hold_no_picture_and_no_file_name(moment: media.Moment) -> None:
-    found, classes = predictions("classification")
-    gallery.number_plots(moment, task="classification", classes=classes, predictions=found)
-    for path in (moment.run_dir / "plots").glob("*.svg"):
-        text = path.read_text()
-        assert found.samples[0] not in text
-        assert "data:image" not in text, path.name
-
-
-@pytest.mark.parametrize("task", ["classification", "binary"])
-def test_right_and_wrong_pictures_are_shown(moment: media.Moment, task: TaskName) -> None:
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [("multilabel", {"per_class", "roc", "precision_recall"}), ("regression", {"calibration"})],
+)
+def test_each_task_has_its_own_plots(moment: media.Moment, task: TaskName, names: set[str]) -> None:
     found, classes = predictions(task)
-    events = gallery.picture_plots(moment, task=task, classes=classes, predictions=found, picture=picture)
-    assert [event.tag for event in events] == ["predictions", "top_losses"]
-    assert "highest losses" in (moment.run_dir / "plots/top_losses.svg").read_text()
+    events = gallery.number_plots(moment, task=task, classes=classes, predictions=found)
+    check_plots(moment.run_dir, events, names)
+    assert gallery.picture_plots(moment, task=task, classes=classes, predictions=found, picture=picture) == ()
 
 
-def test_every_kind_of_event_reaches_tensorboard(moment: media.Moment, resolved: ResolvedRecipe) -> None:
-    run_dir = moment.run_dir
+def test_the_same_predictions_give_the_same_bytes(shown: tuple[Path, tuple[Event, ...]], moment: media.Moment) -> None:
     found, classes = predictions("classification")
+    assert gallery.number_plots(moment, task="classification", classes=classes, predictions=found) == shown[1][:-2]
+    for path in (moment.run_dir / "plots").glob("*.svg"):
+        assert path.read_bytes() == (shown[0] / "plots" / path.name).read_bytes()
+
+
+def test_number_plots_hold_no_picture_and_no_file_name(shown: tuple[Path, tuple[Event, ...]]) -> None:
+    samples = predictions("classification")[0].samples
+    for name in NUMBER_PLOTS:
+        text = (shown[0] / "plots" / f"{name}.svg").read_text()
+        assert samples[0] not in text
+        assert "data:image" not in text, name
+    assert "data:image" in (shown[0] / "plots/predictions.svg").read_text()
+
+
+def test_every_kind_of_event_reaches_tensorboard(
+    copy: tuple[Path, tuple[Event, ...]], resolved: ResolvedRecipe
+) -> None:
+    run_dir, shown = copy
+    moment = moment_in(run_dir)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
     features_ND = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     vertices = np.random.default_rng(0).normal(size=(1, 20, 3)).astype(np.float32)
     weights = {"weights/fc.weight": model[1].weight.detach().numpy(), "empty": np.zeros(0)}
-    labels = [classes[t] for t in found.targets]
+    labels = [CLASSES[i % 4] for i in range(40)]
     events = (
-        *gallery.number_plots(moment, task="classification", classes=classes, predictions=found),
-        *gallery.picture_plots(moment, task="classification", classes=classes, predictions=found, picture=picture),
+        *shown,
         *gallery.embedding(moment, features_ND=features_ND, labels=labels, picture=picture),
         *gallery.first_batch(moment, np.zeros((6, 3, 8, 8), np.float32), mean=(0.5,) * 3, std=(0.2,) * 3),
         *media.write_histograms(moment, weights),
@@ -137,7 +156,7 @@ def test_every_kind_of_event_reaches_tensorboard(moment: media.Moment, resolved:
     }
     assert tags["histograms"] == ["weights/fc.weight/val"]
     assert tags["graph"]
-    assert {f"pr_curve/{name}/val" for name in classes} <= set(tags["tensors"])
+    assert {f"pr_curve/{name}/val" for name in CLASSES} <= set(tags["tensors"])
     assert "notes/val/text_summary" in tags["tensors"]
     assert "cloud/val_VERTEX" in tags["tensors"]
     assert "cloud/val_COLOR" in tags["tensors"]
@@ -182,14 +201,11 @@ def test_pr_curve_counts_are_those_of_each_threshold(moment: media.Moment) -> No
 
 @pytest.mark.parametrize("has_images", [False, True])
 def test_pictures_go_to_wandb_only_when_they_may(
-    moment: media.Moment, resolved: ResolvedRecipe, has_images: bool
+    copy: tuple[Path, tuple[Event, ...]], resolved: ResolvedRecipe, has_images: bool
 ) -> None:
-    found, classes = predictions("classification")
-    events = (
-        *gallery.picture_plots(moment, task="classification", classes=classes, predictions=found, picture=picture),
-        *media.write_histograms(moment, {"weights/fc": np.arange(9.0)}),
-    )
-    journal(moment.run_dir, events)
+    run_dir, shown = copy
+    moment = moment_in(run_dir)
+    journal(run_dir, (*shown, *media.write_histograms(moment, {"weights/fc": np.arange(9.0)})))
     log = Log(tensorboard=False, wandb=Wandb(mode="offline", images=has_images))
     rebuild(moment.run_dir, names=("wandb",), log=log, resolved=resolved)
     rows = [r["history"]["item"] for r in wandb_records(moment.run_dir) if r["type"] == "history"]

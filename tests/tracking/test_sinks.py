@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import subprocess
@@ -340,3 +341,57 @@ def test_a_service_that_never_answers_leaves_the_run_offline(run_dir: Path, monk
     assert len(listener.warnings) == 1
     assert "does not answer" in listener.warnings[0]
     assert [row["_step"] for row in wandb_rows(run_dir)] == list(range(1, 200))
+
+
+class NotWandb(http.server.BaseHTTPRequestHandler):
+    """Something that speaks HTTP and is no W&B."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    do_GET = do_POST = do_HEAD
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_service_that_is_no_wandb_leaves_the_run_offline(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotWandb) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        listener = Listener()
+        log = Log(tensorboard=False, wandb=Wandb(mode="online"))
+        fanout = open_sinks(run_dir, log=log, resolved=resolved_recipe(), reporter=listener)  # type: ignore[arg-type]
+        for step in range(1, 20):
+            fanout.write(scalar(step))
+        fanout.close()
+        server.shutdown()
+    assert len(listener.warnings) == 1
+    assert "written offline" in listener.warnings[0]
+    assert [row["_step"] for row in wandb_rows(run_dir)] == list(range(1, 20))
+
+
+def test_another_package_can_bring_a_sink(
+    run_dir: Path, resolved: ResolvedRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    (site / "lines_sink-1.0.dist-info").mkdir(parents=True)
+    (site / "lines_sink-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: lines-sink\nVersion: 1.0\n")
+    (site / "lines_sink-1.0.dist-info/entry_points.txt").write_text("[hubtool.sinks]\nlines = lines_sink:Lines\n")
+    (site / "lines_sink.py").write_text(
+        "class Lines:\n"
+        "    def __init__(self, place):\n"
+        "        place.directory.mkdir(parents=True)\n"
+        "        self.stream = (place.directory / 'lines.txt').open('w')\n"
+        "        print(place.id, file=self.stream)\n"
+        "    def write(self, event): print(event.global_step, event.value, file=self.stream)\n"
+        "    def flush(self): self.stream.flush()\n"
+        "    def close(self): self.stream.close()\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    assert "lines" in sinks.sink_names()
+    fanout = open_sinks(run_dir, log=Log(tensorboard=False, sinks=("lines",)), resolved=resolved)
+    fanout.write(scalar(1, value=0.5))
+    fanout.close()
+    assert (run_dir / "logs/lines/lines.txt").read_text() == f"{fanout.ids['lines']}\n1 0.5\n"
