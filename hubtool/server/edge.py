@@ -26,8 +26,11 @@ _SECRET_PARAMETERS = (b"token=", b"access_token=", b"authorization=", b"api_key=
 _MAX_LOG_BYTES = 64 << 20
 
 
-class TooSlow(Exception):
-    """The peer did not keep up; its connection is dropped."""
+class TooSlow(Refusal):
+    """The peer did not keep up. A slow sender is told; either way its connection ends."""
+
+    def __init__(self) -> None:
+        super().__init__(408, "The request came too slowly", code="E-HUB-SLOW", headers={"Connection": "close"})
 
 
 class Edge:
@@ -68,18 +71,9 @@ class Edge:
             else:
                 await self.app(scope, paced(receive, self.site.limits), sending)
         except TooSlow:
-            await self._drop(state, scope, receive, send)
+            state["status"] = 499  # a reader that stopped reading; its half-sent answer ends with its connection
         finally:
             self._write(scope, state, request_id, time.monotonic() - started)
-
-    async def _drop(self, state: dict[str, int], scope: Scope, receive: Receive, send: Send) -> None:
-        """Tell a slow sender if nothing was said yet; a half-sent answer ends with its connection."""
-        if state["status"] == 0:
-            state["status"] = 408
-            slow = Refusal(408, "The request came too slowly", code="E-HUB-SLOW", headers={"Connection": "close"})
-            await asyncio.wait_for(as_response(slow)(scope, receive, send), 5)
-        else:
-            state["status"] = 499
 
     def _write(self, scope: Scope, state: dict[str, int], request_id: str, wall_s: float) -> None:
         client = scope.get("client") or ("", 0)

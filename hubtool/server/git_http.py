@@ -87,10 +87,10 @@ async def _feed(call: Call, child: asyncio.subprocess.Process) -> None:
         child.stdin.close()
     except (BrokenPipeError, ConnectionResetError):
         return  # git has answered without reading everything
-    except (ClientDisconnect, Refusal) as error:
+    except (ClientDisconnect, Refusal, asyncio.CancelledError) as error:
         with contextlib.suppress(ProcessLookupError):
             child.kill()  # half a pack must not look like a whole one
-        if isinstance(error, Refusal):
+        if not isinstance(error, ClientDisconnect):
             raise
 
 
