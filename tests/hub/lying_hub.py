@@ -50,6 +50,8 @@ class LyingHub:
     large: tuple[str, ...] = ("model.safetensors",)
     lies: Lies = field(default_factory=Lies)
     seen: list[Seen] = field(default_factory=list)
+    user: str | None = None
+    repo: str = REPO
 
     def __enter__(self) -> Self:
         hub = self
@@ -90,14 +92,16 @@ class LyingHub:
         path = unquote(urlsplit(request.path).path)
         if self.lies.answer and self._lies_now():
             self._send(request, self.lies.answer[0], b"", self.lies.answer[1])
-        elif path.startswith(f"/api/models/{REPO}/tree/"):
+        elif path == "/api/whoami-v2" and self.user:
+            self._send(request, 200, json.dumps({"name": self.user, "type": "user"}).encode(), {})
+        elif path.startswith(f"/api/models/{self.repo}/tree/"):
             headers = {"Link": f'<{self.lies.next_page}>; rel="next"'} if self.lies.next_page else {}
             self._send(request, 200, json.dumps(self._tree()).encode(), headers)
-        elif path.startswith(f"/api/models/{REPO}"):
-            body = json.dumps({"id": REPO, "sha": COMMIT, "private": False}).encode()
+        elif path.startswith(f"/api/models/{self.repo}"):
+            body = json.dumps({"id": self.repo, "sha": COMMIT, "private": False}).encode()
             self._send(request, 200, self.lies.api_body or body, {})
-        elif path.startswith(f"/{REPO}/resolve/"):
-            self._file(request, path.removeprefix(f"/{REPO}/resolve/").partition("/")[2])
+        elif path.startswith(f"/{self.repo}/resolve/"):
+            self._file(request, path.removeprefix(f"/{self.repo}/resolve/").partition("/")[2])
         else:
             self._send(request, 404, b"{}", {"X-Error-Code": "RepoNotFound"})
 

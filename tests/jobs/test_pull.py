@@ -1,0 +1,221 @@
+"""pull: each kind of source from hubs and mirrors made here; a second pull needs neither network nor torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError
+from hubtool.core.settings import BUNDLED
+from hubtool.jobs.pull import pull
+from hubtool.records.registry import read_registry
+from hubtool.server.embedded import EmbeddedHub
+from tests.hub.lying_hub import COMMIT, Lies, LyingHub
+
+FRACTAL = BUNDLED / "backbones" / "test_resnet.fractal"
+FILES = {path.name: path.read_bytes() for path in FRACTAL.iterdir()}
+TIMM = "timm:test_resnet.r160_in1k"
+TIMM_REPO = "timm/test_resnet.r160_in1k"
+
+
+@pytest.fixture(autouse=True)
+def _home(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A HUBTOOL_HOME and a working directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[EmbeddedHub]:
+    with EmbeddedHub(tmp_path / "root") as running:
+        yield running
+
+
+def publish(hub: EmbeddedHub, repo: str, files: dict[str, bytes]) -> str:
+    from huggingface_hub import CommitOperationAdd
+
+    api = HfApi(endpoint=hub.url, token=False)
+    api.create_repo(repo)
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=data) for name, data in files.items()]
+    return str(api.create_commit(repo, operations, commit_message="weights").oid)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def test_bundled(home: Path) -> None:
+    report = pull("bundled:test_resnet.fractal")
+    assert (report.is_new, report.directory) == (True, str(FRACTAL))
+    assert {file.path for file in report.entry.origin.files} == set(FILES)
+    assert report.entry.digests_from == "published"
+    registry = read_registry(home / "registry.json")
+    assert registry is not None
+    assert registry.find("bundled:test_resnet.fractal") == report.entry
+    assert not pull("bundled:test_resnet.fractal").is_new
+
+
+def test_bundled_and_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pull("bundled:test_resnet.fractal")
+    shutil.copytree(BUNDLED / "backbones", tmp_path / "bundled" / "backbones")
+    monkeypatch.setattr("hubtool.jobs.pull.BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr("hubtool.backbones.sources.BUNDLED", tmp_path / "bundled")
+    flip(tmp_path / "bundled" / "backbones" / "test_resnet.fractal" / "model.safetensors")
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: want sha256"):
+        pull("bundled:test_resnet.fractal")
+
+
+def test_a_second_pull_imports_neither_torch_nor_the_client(home: Path) -> None:
+    pull("bundled:test_resnet.fractal")
+    code = (
+        "import sys; from hubtool.jobs.pull import pull; r = pull('bundled:test_resnet.fractal');"
+        "print(r.is_new, sorted({'torch', 'timm', 'huggingface_hub', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False []\n"
+
+
+def test_local_and_changed(tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(FRACTAL, tmp_path / "mine"))
+    first = pull("local:mine")
+    assert first.entry.ref == f"local:{directory}"
+    assert first.entry.digests_from == "first_pull"
+    assert not pull(f"local:{directory}").is_new
+    shutil.copyfile(directory / "config.json", directory / "model.safetensors.txt")
+    flip(directory / "config.json")
+    (directory / "config.json").write_bytes(FILES["config.json"] + b"\n")
+    again = pull("local:mine")
+    assert again.is_new
+    assert again.entry.files_digest() != first.entry.files_digest()
+
+
+@pytest.mark.parametrize(
+    ("names", "code"), [([], "E-REF-WEIGHTS"), (["pytorch_model.bin"], "E-SEC-PICKLE"), (["a.pth"], "E-SEC-PICKLE")]
+)
+def test_local_without_safetensors(tmp_path: Path, names: list[str], code: str) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in [*names, "config.json"]:
+        (tmp_path / "mine" / name).write_bytes(FILES["config.json"])
+    with pytest.raises(HubtoolError) as caught:
+        pull("local:mine")
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("ref", "repo"), [(TIMM, TIMM_REPO), ("hf:ada/tiny", "ada/tiny")])
+def test_from_a_hub_then_without_it(home: Path, tmp_path: Path, ref: str, repo: str) -> None:
+    with EmbeddedHub(tmp_path / "root") as hub:
+        commit = publish(hub, repo, {**FILES, "notes.txt": b"x"})
+        report = pull(ref, hub=hub.url)
+    assert report.entry.ref == f"{ref}@{commit}"
+    assert (report.entry.origin.hub, report.entry.digests_from) == (hub.url, "published")
+    directory = Path(report.directory or "")
+    assert directory.is_relative_to(home / "cache")
+    assert {p.name: p.read_bytes() for p in directory.iterdir()} == FILES
+    again = pull(ref)
+    assert (again.entry, again.directory, again.is_new) == (report.entry, report.directory, False)
+    assert pull(f"{ref}@{commit}").directory == report.directory
+
+
+def test_the_recorded_hub_and_commit_are_used_to_heal_a_bad_cache(hub: EmbeddedHub) -> None:
+    publish(hub, TIMM_REPO, FILES)
+    report = pull(TIMM, hub=hub.url)
+    weights = Path(report.directory or "") / "model.safetensors"
+    flip(weights.resolve())
+    HfApi(endpoint=hub.url, token=False).upload_file(
+        path_or_fileobj=b"newer", path_in_repo="model.safetensors", repo_id=TIMM_REPO
+    )
+    again = pull(TIMM)
+    assert again.entry == report.entry
+    assert weights.read_bytes() == FILES["model.safetensors"]
+
+
+def test_a_name_of_a_registry(hub: EmbeddedHub, tmp_path: Path) -> None:
+    commit = publish(hub, TIMM_REPO, FILES)
+    entry = pull(TIMM, hub=hub.url).entry.to_dict() | {"ref": TIMM, "digests_from": None}
+    entry["origin"] |= {"files": [], "revision": None}
+    registry = {"schema": "hubtool/registry/v1", "backbones": {"tiny": entry}, "published": {}}
+    (tmp_path / "registry.json").write_text(json.dumps(registry))
+    assert pull("tiny").entry.ref == f"{TIMM}@{commit}"
+    with pytest.raises(NotFoundError, match="did you mean tiny"):
+        pull("tinny")
+
+
+def test_another_programs_registry_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "registry.json").write_text('{"schema": 3}')
+    assert pull("bundled:test_resnet.fractal").is_new
+
+
+def test_other_bytes_at_the_same_commit_are_refused(home: Path) -> None:
+    """The listing agrees with itself, but not with what the first pull recorded."""
+    with LyingHub(dict(FILES), repo=TIMM_REPO) as liar:
+        first = pull(TIMM, hub=liar.url)
+        assert first.entry.origin.revision == COMMIT
+        shutil.rmtree(home / "cache")
+        liar.files["model.safetensors"] = FILES["model.safetensors"][:-1] + b"\xff"
+        with pytest.raises(IntegrityError, match=r"model\.safetensors: want sha256"):
+            pull(TIMM)
+    registry = read_registry(home / "registry.json")
+    assert registry is not None
+    assert registry.find(TIMM) == first.entry
+
+
+@pytest.mark.parametrize(
+    ("files", "lies", "code"),
+    [
+        (FILES, Lies(body=lambda data: data[:-1] + b"?"), "E-INTEGRITY"),
+        (FILES, Lies(head=lambda headers: headers.update({"ETag": '"../../evil"'})), "E-HUB-BADOID"),
+        (FILES, Lies(answer=(404, {"X-Error-Code": "RepoNotFound"})), "E-HUB-404"),
+        (FILES, Lies(answer=(403, {"X-Error-Code": "GatedRepo"})), "E-HUB-GATED"),
+        ({"config.json": FILES["config.json"], "pytorch_model.bin": b"x"}, Lies(), "E-SEC-PICKLE"),
+        ({**FILES, "config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}, Lies(), "E-SEC-REMOTE-CODE"),
+        ({**FILES, "config.json": b"{}"}, Lies(), "E-CONFIG"),
+    ],
+    ids=["wrong bytes", "hostile etag", "not there", "gated", "pickle only", "remote code", "mixin"],
+)
+def test_what_cannot_be_pulled_leaves_no_entry(home: Path, files: dict[str, bytes], lies: Lies, code: str) -> None:
+    with LyingHub(files, lies=lies, repo="ada/tiny") as liar, pytest.raises(HubtoolError) as caught:
+        pull("hf:ada/tiny", hub=liar.url)
+    assert caught.value.code == code
+    assert not (home / "registry.json").exists()
+
+
+def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
+    with pytest.raises(NotFoundError) as caught:
+        pull(TIMM)
+    assert (caught.value.code, caught.value.hint) == ("E-OFFLINE", "cached refs: none")
+
+
+@pytest.mark.parametrize(
+    ("ref", "exit_code"),
+    [
+        ("timm:resnet5O", 4),
+        ("foo:resnet50", 2),
+        ("nobody", 4),
+        ("hf:org/../../x", 6),
+        ("hf:a//b", 6),
+        ("hf:" + "a/" + "b" * 100, 6),
+        ("hf:ada/tiny.git", 6),
+        ("hf:\u0430da/tiny", 6),
+        ("timm:resnet18@", 2),
+        ("local:", 2),
+        ("local:nowhere", 4),
+        ("bundled:nothing", 4),
+    ],
+)
+def test_references_that_name_nothing(home: Path, ref: str, exit_code: int) -> None:
+    with pytest.raises(HubtoolError) as caught:
+        pull(ref, hub="http://127.0.0.1:9")
+    assert caught.value.exit_code == exit_code
+    assert "\n" not in caught.value.line()
+    assert not (home / "registry.json").exists()
