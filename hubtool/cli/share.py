@@ -24,11 +24,11 @@ _NAMES = click.option("--with-names", is_flag=True, help="Let the file names of 
 @_IMAGES
 @_NAMES
 @common
-def pack(out: Output, run: Path, with_images: bool, with_names: bool, **options: Path | None) -> None:
+def pack(out: Output, run: Path, out_dir: Path | None, with_images: bool, with_names: bool) -> None:
     """Make a directory ready to push: safetensors, config, card, evidence, logs, digests."""
     from hubtool.jobs.pack import pack as job
 
-    report = job(run, out=options["out"], with_images=with_images, with_names=with_names, reporter=out.reporter)
+    report = job(run, out=out_dir, with_images=with_images, with_names=with_names, reporter=out.reporter)
 
     def human() -> str:
         return (
@@ -159,7 +159,16 @@ def lint(out: Output, target: str, hub: str | None) -> None:
     from hubtool.jobs.lint import lint as job
 
     report = job(target, hub=hub, reporter=out.reporter)
-    out.result(report, ids=[f.name for f in report.findings if not f.is_ok], human=lambda: findings(report.findings))
+
+    def human() -> str:
+        lines = [
+            f"{'ok     ' if f.is_ok else f'-{f.points:2} pts'}  {f.name}"
+            + (f": {f.detail}\n         → {f.mend}" if f.detail else "")
+            for f in report.findings
+        ]
+        return "\n".join([*lines, f"score {report.score} of 100: the points of the rules that are kept"])
+
+    out.result(report, ids=[f.name for f in report.findings if not f.is_ok], human=human)
 
 
 @click.command()
@@ -168,7 +177,7 @@ def lint(out: Output, target: str, hub: str | None) -> None:
 @directory("Where package, run and report are kept.", name="--out", required=False)
 @hub_option("Where the repository is.")
 @common
-def reproduce(out: Output, repo: str, data: Path, hub: str | None, **options: Path | None) -> None:
+def reproduce(out: Output, repo: str, data: Path, hub: str | None, out_dir: Path | None) -> None:
     """Train a published model again and compare it claim by claim.
 
     Exits 0 when every claim is exact or within its tolerance, 10 when one is not.
@@ -176,7 +185,7 @@ def reproduce(out: Output, repo: str, data: Path, hub: str | None, **options: Pa
     from hubtool.core.errors import NotReproducedError
     from hubtool.jobs.reproduce import reproduce as job
 
-    report = job(repo, data=data, hub=hub, out=options["out"], reporter=out.reporter)
+    report = job(repo, data=data, hub=hub, out=out_dir, reporter=out.reporter)
     out.result(report, ids=[report.verdict.state], human=lambda: verdict_text(report))
     if report.verdict.state in ("not reproduced", "not checkable"):
         reason = "; ".join(report.verdict.findings) or "see the report"

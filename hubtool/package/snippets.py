@@ -27,6 +27,9 @@ classify = pipeline("image-classification", model="OWNER/NAME")
 print(classify("picture.jpg")[0]["label"])
 """
 
+# Pillow's name of a picture with so many channels.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
 _HUBTOOL = """\
 import hubtool
 
@@ -67,16 +70,16 @@ logits = head["scale"] * F.linear(F.normalize(x, dim=-1), F.normalize(head["weig
 
 def snippets_for(layout: Layout, resolved: ResolvedRecipe) -> dict[str, str]:
     """Library → program, for those that load this layout as it is."""
-    task = resolved.task
+    task, mode = resolved.task, _MODES[resolved.preprocess.in_chans]
     programs: dict[str, str] = {}
     if layout == "timm":
         programs["timm"] = _TIMM + (_TIMM_OUTPUTS if task in ("regression", "multilabel") else _TIMM_CLASSES)
     if layout == "hubtool" and resolved.backbone.library == "timm" and resolved.head.type in _FORWARD:
         programs["timm"] = _OWN_HEAD + _FORWARD[resolved.head.type] + _own_answer(task)
-    if layout in ("timm", "transformers") and task in ("classification", "binary"):
+    if layout in ("timm", "transformers") and task in ("classification", "binary") and mode == "RGB":
         programs["transformers"] = _TRANSFORMERS
     programs["hubtool"] = _HUBTOOL
-    return programs
+    return {library: code.replace('"RGB"', f'"{mode}"') for library, code in programs.items()}
 
 
 def _own_answer(task: TaskName) -> str:

@@ -81,6 +81,24 @@ class VerifyReport(Record):
     findings: tuple[CheckFinding, ...]
 
 
+class LintFinding(Record):
+    """One rule of ``lint``: ``points`` of the score hang on it, ``mend`` is what to do exactly."""
+
+    name: str
+    is_ok: bool
+    points: int
+    detail: str = ""
+    mend: str = ""
+
+
+class LintReport(Record):
+    """``score`` is the sum of the points of the rules that are kept, of 100."""
+
+    target: str
+    score: int
+    findings: tuple[LintFinding, ...]
+
+
 class ReproduceReport(Record):
     """``report`` is the file written; ``run`` the new run."""
 

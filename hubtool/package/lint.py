@@ -1,0 +1,245 @@
+"""What any model repository lacks for somebody else to use and reproduce it: read from its listing and its small files.
+
+Nothing is executed or unpickled; weights are not even fetched. Each rule has points; the score is the share of points kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubtool.core.errors import HubtoolError
+from hubtool.package import licenses, secrets
+from hubtool.records.reports import LintFinding
+from hubtool.records.yaml_loader import load_yaml
+
+MAX_SMALL_BYTES = 2 << 20
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
+_SMALL = (".json", ".md", ".yaml", ".yml", ".txt", ".jsonl", ".toml", ".cfg", ".csv", ".py")
+_PLACEHOLDER = re.compile(r"(LABEL|label|class|CLASS)_?\d+")
+
+
+def is_small(path: str, size_bytes: int) -> bool:
+    """Whether lint wants to read the file."""
+    return size_bytes <= MAX_SMALL_BYTES and path.lower().endswith(_SMALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """``sizes``: path → bytes of every file; ``texts``: the small ones."""
+
+    sizes: Mapping[str, int]
+    texts: Mapping[str, bytes]
+
+    def json(self, path: str) -> dict[str, Any]:
+        try:
+            value = json.loads(self.texts.get(path, b"{}"))
+        except (ValueError, RecursionError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def card(self) -> str:
+        return self.texts.get("README.md", b"").decode("utf-8", "replace")
+
+    @property
+    def front(self) -> dict[str, Any]:
+        match = re.match(r"---\s*\n(.*?\n)---\s*(\n|$)", self.card, re.DOTALL)
+        try:
+            value = load_yaml(match[1].encode(), "README.md").value if match else {}
+        except HubtoolError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def ending(self, *suffixes: str) -> list[str]:
+        return sorted(path for path in self.sizes if path.lower().endswith(suffixes))
+
+
+# A rule gives None where all is well, else (what is missing, the exact mend).
+Verdict = tuple[str, str] | None
+_CARD = "write into the front matter of README.md"
+
+
+def _weights(repo: Repository) -> Verdict:
+    if repo.ending(".safetensors"):
+        return None
+    pickles = repo.ending(*_PICKLES)
+    if pickles:
+        return (
+            f"the weights are a pickle ({pickles[0]}): loading it can run code",
+            f"hubtool convert {pickles[0]}, and push that",
+        )
+    return "there are no weights", "push model.safetensors"
+
+
+def _pickles(repo: Repository) -> Verdict:
+    pickles = repo.ending(*_PICKLES)
+    if not pickles or not repo.ending(".safetensors"):
+        return None
+    return f"pickles beside the safetensors: {', '.join(pickles[:3])}", "remove them: readers take the safetensors"
+
+
+def _code(repo: Repository) -> Verdict:
+    config = repo.json("config.json")
+    if "auto_map" in config or "custom_pipelines" in config:
+        return (
+            "config.json asks its reader to run code of the repository",
+            "use an architecture of timm or transformers",
+        )
+    programs = repo.ending(".py", ".so", ".dll", ".exe")
+    return (
+        (f"programs lie beside the weights: {programs[0]}", "keep code in a repository of its own")
+        if programs
+        else None
+    )
+
+
+def _config(repo: Repository) -> Verdict:
+    config = repo.json("config.json")
+    if any(key in config for key in ("architecture", "architectures", "model_type")):
+        return None
+    what = "config.json names no architecture" if "config.json" in repo.sizes else "there is no config.json"
+    return what, "push with timm, transformers or `hubtool push`: they write which network the weights belong to"
+
+
+def _classes(repo: Repository) -> Verdict:
+    config = repo.json("config.json")
+    own = config.get("hubtool")
+    labels = config.get("label_names") or (own.get("classes") if isinstance(own, dict) else None)
+    if labels is None and isinstance(config.get("id2label"), dict):
+        labels = list(config["id2label"].values())
+    if not labels:
+        return (
+            "the class names are missing: an output is only a number",
+            'add "label_names": [...] (timm) or "id2label" to config.json',
+        )
+    if all(_PLACEHOLDER.fullmatch(str(label)) for label in labels):
+        return (
+            f"the class names are placeholders ({next(iter(labels))})",
+            "replace them in config.json by what they mean",
+        )
+    return None
+
+
+def _preprocessing(repo: Repository) -> Verdict:
+    config = repo.json("config.json")
+    cfg = config.get("pretrained_cfg")
+    known = [config, cfg if isinstance(cfg, dict) else {}, repo.json("preprocessor_config.json")]
+    if any(("mean" in c and "std" in c) or ("image_mean" in c and "image_std" in c) for c in known):
+        return None
+    return (
+        "size, mean and std of the input are nowhere",
+        "add preprocessor_config.json, or mean, std, input_size, crop_pct and interpolation to pretrained_cfg of config.json",
+    )
+
+
+def _card(repo: Repository) -> Verdict:
+    if "README.md" not in repo.sizes:
+        return "there is no card", "hubtool card makes one from a run; else write README.md"
+    body = re.sub(r"\A---\n.*?\n---", "", repo.card, flags=re.DOTALL)
+    if len(body.split()) < 40:
+        return (
+            "the card says next to nothing",
+            "say what it is, what it was trained on, what it gets, what it is not for",
+        )
+    return None if "```" in body else ("the card shows no usage", "add a snippet that was run")
+
+
+def _license(repo: Repository) -> Verdict:
+    name = repo.front.get("license")
+    if not name:
+        return "no licence: nobody may use it", f"{_CARD}: license: apache-2.0 (or the backbone's)"
+    if not isinstance(name, str) or licenses.parse(name) is None:
+        return (
+            f"{name!r} is no licence identifier",
+            f"{_CARD} one of the Hub's, or other with license_name and license_link",
+        )
+    return None
+
+
+def _base(repo: Repository) -> Verdict:
+    front, manifest = repo.front, repo.json("hubtool.json")
+    if not front.get("base_model") and not manifest.get("base_model"):
+        return "the backbone is not named", f"{_CARD}: base_model: OWNER/NAME and base_model_relation: finetune"
+    is_bundled = str(manifest.get("base_model", "")).startswith("bundled:")
+    if not is_bundled and not front.get("base_model_revision") and not manifest.get("base_revision"):
+        return "the backbone's revision is not pinned", f"{_CARD}: base_model_revision: the commit it was loaded from"
+    return None
+
+
+def _data(repo: Repository) -> Verdict:
+    if repo.front.get("datasets") or "data.json" in repo.sizes:
+        return None
+    return (
+        "the training data are not named",
+        f"{_CARD}: datasets: [OWNER/NAME]; for data of your own, list each picture's sha256",
+    )
+
+
+def _results(repo: Repository) -> Verdict:
+    if repo.front.get("model-index") or any(p.startswith(".eval_results/") for p in repo.sizes):
+        return None
+    return (
+        "no evaluation result that a program can read",
+        f"{_CARD} a model-index: task, dataset with split, metric and value",
+    )
+
+
+def _evidence(repo: Repository) -> Verdict:
+    names = [p for p in repo.sizes if re.search(r"(^|/)(evidence|predictions)", p)]
+    return (
+        None if names else ("nothing shows that the results are true", "push the predictions they were computed from")
+    )
+
+
+def _recipe(repo: Repository) -> Verdict:
+    names = ("recipe.yaml", "resolved.json", "args.yaml", "training_args.json", "train_config.yaml")
+    if any(p.rpartition("/")[2] in names for p in repo.sizes):
+        return None
+    pickled = " (training_args.bin is a pickle)" if "training_args.bin" in repo.sizes else ""
+    return f"the hyperparameters are not there{pickled}", "push the recipe and every default with it, as YAML or JSON"
+
+
+def _digests(repo: Repository) -> Verdict:
+    if "hubtool.json" in repo.sizes:
+        return None
+    return "no list of digests: a reader cannot tell whether a file was changed", "hubtool push writes hubtool.json"
+
+
+def _secrets(repo: Repository) -> Verdict:
+    found = [secret for path, data in repo.texts.items() for secret in secrets.scan_bytes(data, path)]
+    return (f"a secret: {found[0]}", "revoke it now, then remove it from the history too") if found else None
+
+
+_Rule = tuple[str, int, Callable[[Repository], Verdict]]
+RULES: tuple[_Rule, ...] = (
+    ("safe weights", 15, _weights),
+    ("no pickle beside", 5, _pickles),
+    ("no code", 5, _code),
+    ("architecture", 10, _config),
+    ("class names", 10, _classes),
+    ("preprocessing", 10, _preprocessing),
+    ("card", 5, _card),
+    ("licence", 10, _license),
+    ("base model", 5, _base),
+    ("training data", 5, _data),
+    ("results", 5, _results),
+    ("evidence", 5, _evidence),
+    ("recipe", 5, _recipe),
+    ("digests", 3, _digests),
+    ("no secret", 2, _secrets),
+)
+
+
+def lint(sizes: Mapping[str, int], texts: Mapping[str, bytes]) -> tuple[tuple[LintFinding, ...], int]:
+    """The findings in the order of the rules, and the score: the points of the rules kept, 100 in all. Pure."""
+    repo = Repository(sizes=sizes, texts=texts)
+    findings = []
+    for name, points, rule in RULES:
+        verdict = rule(repo)
+        what, mend = verdict or ("", "")
+        findings.append(LintFinding(name=name, is_ok=verdict is None, points=points, detail=what, mend=mend))
+    return tuple(findings), sum(f.points for f in findings if f.is_ok)
