@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.option("--license", "license_id", metavar="ID", help="Only under this licence, as in apache-2.0.")
 @click.option("--max-params", metavar="N", help="At most that many parameters, as in 30M.")
 @click.option("--input-size", type=int, metavar="PIXELS", help="Only models that expect this input size.")
-@click.option("--sort", type=click.Choice(["name", "params", "size", "license"]), default="name", show_default=True)
+@click.option(
+    "--sort",
+    type=click.Choice(["name", "params", "size", "license"]),
+    default="name",
+    show_default=True,
+    help="Order of rows.",
+)
 @click.option("--limit", type=int, default=50, show_default=True, help="At most that many rows; 0: all.")
 @common
 def search(
@@ -30,7 +36,7 @@ def search(
     license_id: str | None,
     max_params: str | None,
     input_size: int | None,
-    sort: str,
+    sort: Literal["name", "params", "size", "license"],
     limit: int,
 ) -> None:
     """Find a backbone by name, offline.

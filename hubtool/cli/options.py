@@ -37,8 +37,10 @@ def common(function: Callable[Concatenate[Output, P], R]) -> Callable[P, R]:
 
 def directory(help_text: str, *, name: str = "--data", required: bool = True) -> Callable[[Any], Any]:
     """An option that takes a directory; whether it is there is the job's to say, with the right exit code."""
+    # `out` is taken by the command's Output
+    names = (name, "out_dir") if name == "--out" else (name,)
     return click.option(
-        name, required=required, type=click.Path(path_type=Path), metavar="DIR", help=help_text, default=None
+        *names, required=required, type=click.Path(path_type=Path), metavar="DIR", help=help_text, default=None
     )
 
 

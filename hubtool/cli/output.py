@@ -83,6 +83,10 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
+def _plural(unit: str) -> str:
+    return f"{unit}s" if unit and not unit.endswith(("s", "B")) else unit
+
+
 class TerminalReporter:
     """Progress and talk on stderr: a live bar for a person, plain lines for a log, warnings alone when quiet."""
 
@@ -122,7 +126,7 @@ class TerminalReporter:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}" + ("/{task.total:.0f}" if total else "") + f" {unit}".rstrip()),
+            TextColumn("{task.completed:.0f}" + ("/{task.total:.0f}" if total else "") + f" {_plural(unit)}".rstrip()),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
@@ -141,7 +145,7 @@ class TerminalReporter:
         yield task
         wall_s = time.monotonic() - started
         if wall_s >= 0.5 and not self._is_quiet:
-            amount = f" {task.done:.0f} {unit}".rstrip() if task.done else ""
+            amount = f" {task.done:.0f} {unit if task.done == 1 else _plural(unit)}".rstrip() if task.done else ""
             self._print(f"{label}:{amount} in {wall_s:.1f} s")
 
 

@@ -76,7 +76,6 @@ def push(
     from hubtool.jobs.push import push as job
 
     def ask(plan: PushPlan) -> bool:
-        click.echo(plan_text(plan), err=True)
         return out.confirm(f"send this to {plan.endpoint}?", yes=yes)
 
     report = job(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,6 +12,8 @@ from hubtool.cli.output import Output, table
 
 if TYPE_CHECKING:
     from hubtool.records.reports import FinetuneReport
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 _RECIPE = click.argument("recipe")
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH.TO.KEY=VALUE]...")
@@ -116,7 +118,7 @@ def finetune(
     data: Path,
     run: Path | None,
     new: bool,
-    device: str,
+    device: Device,
     workers: int | None,
     skip_bad: int,
     allow_drift: bool,
@@ -189,7 +191,7 @@ def _bytes(text: str) -> int:
 @hub_option("Where a repository is looked up.")
 @common
 def evaluate(
-    out: Output, target: str, data: Path, split: str | None, device: str, workers: int | None, hub: str | None
+    out: Output, target: str, data: Path, split: str | None, device: Device, workers: int | None, hub: str | None
 ) -> None:
     """Metrics of a run, a package or a repository on a folder of pictures.
 
@@ -219,7 +221,7 @@ def evaluate(
 @hub_option("Where a repository is looked up.")
 @common
 def predict(
-    out: Output, target: str, images: tuple[Path, ...], top: int, as_csv: bool, device: str, hub: str | None
+    out: Output, target: str, images: tuple[Path, ...], top: int, as_csv: bool, device: Device, hub: str | None
 ) -> None:
     """Classes of pictures (files or folders), best first.
 

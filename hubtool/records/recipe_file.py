@@ -94,7 +94,7 @@ def parse_recipe(data: bytes, where: str, overrides: tuple[str, ...] = ()) -> Re
     try:
         return Recipe.model_validate_json(json.dumps(document.value))
     except ValidationError as error:
-        raise _recipe_error(error.errors(), document, where) from error
+        raise _recipe_error(error.errors(), document, where, overrides) from error
 
 
 def _refuse_secrets(data: bytes, where: str) -> None:
@@ -128,11 +128,12 @@ def _apply_override(value: dict[str, Any], override: str) -> None:
     node[last] = parse_scalar(text)
 
 
-def _recipe_error(problems: list[ErrorDetails], document: Document, where: str) -> HubtoolError:
+def _recipe_error(
+    problems: list[ErrorDetails], document: Document, where: str, overrides: tuple[str, ...]
+) -> HubtoolError:
     problem = problems[0]
     loc = _written(problem["loc"], document)
-    line = document.line_of(tuple("schema" if part == "schema_" else part for part in loc))
-    place = f"{where} line {line}" if line else where
+    place = _place(loc, document, where, overrides)
     carried = problem.get("ctx", {}).get("error")
     if isinstance(carried, HubtoolErrorInField):
         found = carried.error
@@ -148,6 +149,17 @@ def _recipe_error(problems: list[ErrorDetails], document: Document, where: str) 
     shown = "" if isinstance(got, dict) or carried is not None else f", got {got!r}"
     text = " or ".join([wanted[0], *(w.removeprefix("expected ") for w in wanted[1:])])
     return UsageError("E-RECIPE-VALUE", f"{path}: {text}{shown}" if path else text, where=place)
+
+
+def _place(loc: tuple[int | str, ...], document: Document, where: str, overrides: tuple[str, ...]) -> str:
+    """The override that set the value, else its line in the file."""
+    path = ".".join(str(part) for part in loc)
+    for override in reversed(overrides):
+        key = override.partition("=")[0]
+        if path == key or path.startswith(f"{key}.") or key.startswith(f"{path}."):
+            return f"{override} on the command line"
+    line = document.line_of(tuple("schema" if part == "schema_" else part for part in loc))
+    return f"{where} line {line}" if line else where
 
 
 def _written(loc: tuple[int | str, ...], document: Document) -> tuple[int | str, ...]:
