@@ -5,7 +5,7 @@ N samples, K outputs. Every function returns events; the caller writes them to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,30 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Picture = Callable[[int], Image.Image]
 NUM_SHOWN = 24
 MAX_PR_CURVES = 100
+
+
+def after_training(
+    moment: Moment,
+    *,
+    task: TaskName,
+    classes: Sequence[str],
+    predictions: Predictions,
+    threshold: float | None = None,
+    picture: Picture | None = None,
+) -> tuple[Event, ...]:
+    """Every plot of a finished run's predictions, about two seconds; with ``picture`` (a sample's number → its image) also
+    those that show the data. The events are for the journal, then the sinks."""
+    events = number_plots(moment, task=task, classes=classes, predictions=predictions, threshold=threshold)
+    if picture is None:
+        return events
+    return events + picture_plots(
+        moment, task=task, classes=classes, predictions=predictions, picture=picture, threshold=threshold
+    )
+
+
+def weights(moment: Moment, arrays: Mapping[str, Array], *, kind: str = "weights") -> tuple[Event, ...]:
+    """Histograms of the trainable tensors by name, or of their gradients (``kind`` gradients)."""
+    return media.write_histograms(moment, {f"{kind}/{name}": array for name, array in arrays.items()})
 
 
 def number_plots(

@@ -62,8 +62,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Event, 
     run_dir = tmp_path_factory.mktemp("shown")
     found, classes = predictions("classification")
     given: dict[str, Any] = {"task": "classification", "classes": classes, "predictions": found}
-    numbers = gallery.number_plots(moment_in(run_dir), **given)
-    return run_dir, (*numbers, *gallery.picture_plots(moment_in(run_dir), picture=picture, **given))
+    return run_dir, gallery.after_training(moment_in(run_dir), picture=picture, **given)
 
 
 @pytest.fixture
@@ -137,13 +136,13 @@ def test_every_kind_of_event_reaches_tensorboard(
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
     features_ND = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     vertices = np.random.default_rng(0).normal(size=(1, 20, 3)).astype(np.float32)
-    weights = {"weights/fc.weight": model[1].weight.detach().numpy(), "empty": np.zeros(0)}
+    weights = {"fc.weight": model[1].weight.detach().numpy(), "empty": np.zeros(0)}
     labels = [CLASSES[i % 4] for i in range(40)]
     events = (
         *shown,
         *gallery.embedding(moment, features_ND=features_ND, labels=labels, picture=picture),
         *gallery.first_batch(moment, np.zeros((6, 3, 8, 8), np.float32), mean=(0.5,) * 3, std=(0.2,) * 3),
-        *media.write_histograms(moment, weights),
+        *gallery.weights(moment, weights),
         media.write_text(moment, "notes", "**bold**"),
         media.write_mesh(moment, "cloud", vertices_BNC=vertices, colors_BNC=np.full((1, 20, 3), 200)),
         media.write_data(moment, "graph", "model", model_graph(model, torch.zeros(1, 3, 2, 2)), "pb"),
