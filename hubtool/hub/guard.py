@@ -224,7 +224,12 @@ def _check_length(response: httpx2.Response, guard: Guard) -> None:
         raise IntegrityError(
             "E-INTEGRITY", "the hub sends a compressed body that was asked for plain", where=guard.origin
         )
-    limit = guard.expected.size_bytes if guard.expected else _MAX_ANSWER_BYTES
+    size_bytes = guard.expected.size_bytes if guard.expected else 0
+    limit = (
+        size_bytes
+        if guard.expected and "/resolve/" in response.request.url.path
+        else max(size_bytes, _MAX_ANSWER_BYTES)
+    )
     if isinstance(response.stream, httpx2.SyncByteStream):
         response.stream = _limited(response.stream, limit, guard.origin)
 

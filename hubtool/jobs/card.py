@@ -31,7 +31,7 @@ def card(target: str | Path, *, hub: str | None = None, reporter: Reporter = SIL
         with tempfile.TemporaryDirectory(prefix="hubtool-") as folder:
             return _read(Path(pack(found.path, out=Path(folder) / "package", reporter=reporter).package))
     ref = parse_repo_ref(found.name)
-    with endpoint.reading(hub, reporter=reporter) as opened:
+    with endpoint.reading(hub, repo=ref.repo_id, reporter=reporter) as opened:
         _, directory, _ = fetch_repo(opened, ref.repo_id, ref.revision, wanted=(FILE_NAME,))
     return _read(directory)
 

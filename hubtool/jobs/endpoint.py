@@ -8,12 +8,18 @@ from contextlib import contextmanager
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import PUBLIC_HUB, Settings, read_settings
 from hubtool.hub.client import LOCAL, Hub, open_hub
+from hubtool.records.registry import read_all
 
 
 @contextmanager
-def reading(hub: str | None = None, *, recorded: str | None = None, reporter: Reporter = SILENT) -> Iterator[Hub]:
-    """``hub`` > HF_ENDPOINT > the hub that a registry recorded > huggingface.co."""
+def reading(
+    hub: str | None = None, *, recorded: str | None = None, repo: str | None = None, reporter: Reporter = SILENT
+) -> Iterator[Hub]:
+    """``hub`` > HF_ENDPOINT > the hub that a registry recorded, for a backbone or a pushed ``repo`` > huggingface.co."""
     settings = read_settings()
+    if repo is not None and recorded is None:
+        found = (registry.published.get(repo) for registry in read_all(settings.home))
+        recorded = next((published.hub for published in found if published is not None), None)
     with _opened(hub or settings.hf_endpoint or recorded or PUBLIC_HUB, settings, reporter) as opened:
         yield opened
 

@@ -38,7 +38,7 @@ def _from_hub(text: str, hub: str | None, reporter: Reporter) -> tuple[dict[str,
     from hubtool.jobs import endpoint
 
     ref = parse_repo_ref(text)
-    with endpoint.reading(hub, reporter=reporter) as opened:
+    with endpoint.reading(hub, repo=ref.repo_id, reporter=reporter) as opened:
         snapshot = resolve(opened, ref.repo_id, ref.revision)
         sizes = {name: file.size_bytes for name, file in snapshot.files.items()}
         wanted = [name for name in sorted(sizes) if is_small(name, sizes[name])][:_MAX_FILES]

@@ -83,7 +83,7 @@ def opened(target: str, *, hub: str | None = None, reporter: Reporter = SILENT) 
     ref = parse_repo_ref(target)
     scratch = read_settings().home / "scratch"
     make_dirs(scratch)
-    with tempfile.TemporaryDirectory(dir=scratch) as temp, reading(hub, reporter=reporter) as client:
+    with tempfile.TemporaryDirectory(dir=scratch) as temp, reading(hub, repo=ref.repo_id, reporter=reporter) as client:
         package = fetch_package(client, ref.repo_id, ref.revision, Path(temp) / "package")
         yield Opened(loaded=load(target, package=package.directory, reporter=reporter), directory=package.directory)
 

@@ -48,7 +48,7 @@ def reproduce(
 
     ref, data_dir = parse_repo_ref(repo), Path(data).expanduser()
     place = _place(Path(out).expanduser() if out is not None else _default_place(ref), data_dir)
-    with endpoint.reading(hub, reporter=reporter) as opened:
+    with endpoint.reading(hub, repo=ref.repo_id, reporter=reporter) as opened:
         reporter.say(f"fetching {ref} from {opened.endpoint}")
         fetched = fetch_package(opened, ref.repo_id, ref.revision, place / "package")
     attempt = Attempt(package=fetched.directory, data_dir=data_dir, reporter=reporter)

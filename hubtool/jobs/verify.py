@@ -53,7 +53,7 @@ def _package_of(text: str, folder: Path, hub: str | None, reporter: Reporter) ->
     if found.path is not None:
         return Path(pack(found.path, out=folder / "package", reporter=reporter).package)
     ref = parse_repo_ref(text)
-    with endpoint.reading(hub, reporter=reporter) as opened:
+    with endpoint.reading(hub, repo=ref.repo_id, reporter=reporter) as opened:
         return fetch_package(opened, ref.repo_id, ref.revision, folder / "package").directory
 
 

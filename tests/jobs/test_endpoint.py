@@ -11,6 +11,7 @@ from hubtool.core.errors import HubtoolError
 from hubtool.core.settings import PUBLIC_HUB
 from hubtool.jobs import login
 from hubtool.jobs.endpoint import reading, writing, writing_hub
+from hubtool.records.registry import Published, add_published
 from tests.hub.lying_hub import Lies, LyingHub
 
 OTHER = "http://127.0.0.1:9"
@@ -34,6 +35,14 @@ def test_reading_goes_by_option_then_environment_then_registry_then_the_public_h
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:2/")
     assert chosen(recorded="http://127.0.0.1:1") == "http://127.0.0.1:2"
     assert chosen("http://127.0.0.1:3", recorded="http://127.0.0.1:1") == "http://127.0.0.1:3"
+
+
+def test_a_pushed_repository_is_read_where_it_was_pushed_to(home: Path) -> None:
+    add_published(home / "registry.json", Published(repo_id="ada/x", hub=OTHER, commit="a" * 40, license="mit"))
+    with reading(repo="ada/x") as opened:
+        assert opened.endpoint == OTHER
+    with reading(repo="ada/y") as opened:
+        assert opened.endpoint == PUBLIC_HUB
 
 
 def test_writing_asks_a_person_and_goes_home_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
