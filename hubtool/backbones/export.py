@@ -55,7 +55,7 @@ def export(
             case "transformers":
                 from hubtool.backbones import from_transformers
 
-                made = from_transformers.export(model, resolved, classes, directory)
+                made = from_transformers.export(model, resolved, classes, directory, num_base_classes)
         _compare(model, resolved, directory, made)
     finally:
         model.train(was_training)
@@ -75,11 +75,12 @@ def _export_timm(
     if is_linear:
         config["label_names"] = list(classes)
     else:
-        config["hubtool"] = {
-            "classes": list(classes),
-            "head": heads_io.spec(model, resolved, "timm"),
-            "library": "timm",
-        }
+        head = heads_io.spec(model, resolved, "timm")
+        if resolved.head.mode == "replace" and not from_timm.fits(config, state):
+            # What timm builds for num_classes 0 lacks layers before the classifier: the head's place is named instead.
+            config = from_timm.config(model, resolved.preprocess, 1)
+            head["place"] = parts.classifier_paths(model, "timm")[0]
+        config["hubtool"] = {"classes": list(classes), "head": head, "library": "timm"}
         weights.save(head_state, directory / heads_io.HEAD_NAME)
     weights.save(state, directory / weights.WEIGHTS_NAME)
     write_json(directory / layout.CONFIG_NAME, config)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import math
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
+from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from timm.models import _builder, get_pretrained_cfg, is_model
 from timm.models._hub import load_model_config_from_path
+from timm.models._manipulate import adapt_input_conv, group_with_matcher
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
-from hubtool.backbones import weights
+from hubtool.backbones import layout, modules, weights
+from hubtool.backbones.modules import unfilled
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, UsageError
 from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
 
@@ -186,12 +191,20 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def create(
-    name: str, args: Mapping[str, Any], *, seed: int = 0, source_cfg: Mapping[str, Any] | None = None
+    name: str,
+    args: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    source_cfg: Mapping[str, Any] | None = None,
+    is_filled: bool = True,
 ) -> nn.Module:
-    """A model with seeded random weights; the global generator is left as it was."""
+    """A model with seeded random weights; the global generator is left as it was.
+
+    Without ``is_filled`` its tensors hold anything: for a caller that loads every one of them.
+    """
     overlay = {k: v for k, v in (source_cfg or {}).items() if k not in ("file", "source", "architecture", "tag")}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), nullcontext() if is_filled else unfilled():
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay or None, **args)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
@@ -321,6 +334,75 @@ def load_directory(directory: Path) -> nn.Module:
     """The model of a directory in timm's layout, every tensor accounted for."""
     cfg, architecture, model_args = _directory_config(directory)
     args = dict(model_args) | {"num_classes": int(cfg.get("num_classes", 1000))}
-    model = create(architecture, args, source_cfg=cfg)
+    place = layout.read_config(directory).get("hubtool", {}).get("head", {}).get("place")
+    model = create(architecture, args, source_cfg=cfg, is_filled=False)
+    if place is not None:
+        modules.put(model, str(place), nn.Identity())
     weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
+    return model.eval()
+
+
+def adapt_channels(in_chans: int, weight: Tensor) -> Tensor:
+    """A first convolution's weight for another number of channels, as timm does it (the sum over colours is kept)."""
+    return cast("Tensor", adapt_input_conv(in_chans, weight.clone()))
+
+
+def coarse_groups(model: nn.Module, names: list[str]) -> tuple[list[list[str]], set[str]] | None:
+    """timm's coarse groups of parameter names in order, and the names that no rule claims (neck and head).
+
+    None where the model has no ``group_matcher``, or none that gives groups.
+    """
+    if not hasattr(model, "group_matcher"):
+        return None
+    nothing = "\0"
+    try:
+        matcher = model.group_matcher(coarse=True)
+        numbers = group_with_matcher(((n, n) for n in [*names, nothing]), matcher, reverse=True)
+    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, AssertionError):
+        return None
+    last = numbers.pop(nothing)
+    rest = {name for name, number in numbers.items() if number == last}
+    groups = [[n for n in names if numbers[n] == number] for number in sorted(set(numbers.values()) - {last})]
+    return (groups, rest) if len(groups) >= 2 else None
+
+
+def is_resolution_changing(model: nn.Module) -> bool | None:
+    """Whether timm's feature_info lists several reductions; None where it has none."""
+    info = getattr(model, "feature_info", None)
+    if isinstance(info, list) and info and all(isinstance(row, dict) and "reduction" in row for row in info):
+        return len({str(row["reduction"]) for row in info}) > 1
+    return None
+
+
+def untraced() -> tuple[tuple[type[nn.Module], ...], tuple[Callable[..., Any], ...]]:
+    """What timm asks torch.fx not to look into: modules and functions."""
+    return tuple(get_notrace_modules()), tuple(f for f in get_notrace_functions() if callable(f))
+
+
+def resample_positions(positions_1ND: Tensor, num_tokens: int, img_size: tuple[int, int]) -> Tensor:
+    """Position embeddings for another grid; extra tokens (class, distillation) stay as they are."""
+    height, width = img_size
+    for extra in (1, 2, 0, 5):
+        old, new = positions_1ND.shape[1] - extra, num_tokens - extra
+        side = math.isqrt(old) if old > 0 else 0
+        rows = round(math.sqrt(new * height / width)) if new > 0 else 0
+        if side and side * side == old and rows and rows * (new // rows) == new:
+            grid = [rows, new // rows]
+            return cast("Tensor", resample_abs_pos_embed(positions_1ND, grid, [side, side], num_prefix_tokens=extra))
+    return positions_1ND
+
+
+def fits(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:
+    """Whether the model of a config has exactly these tensors, by name."""
+    args = {key: tuple(v) if isinstance(v, list) else v for key, v in config.get("model_args", {}).items()}
+    made = create(config["architecture"], args | {"num_classes": config["num_classes"]}, is_filled=False)
+    return set(made.state_dict()) == set(state)
+
+
+def create_from(name: str, args: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module | None:
+    """A model holding a foreign state, by timm's own filter for the family; None where that does not fit."""
+    try:
+        model = _create_with(name, args, dict(state), {}, {"num_classes": args["num_classes"]}, seed=0)
+    except HubtoolError:
+        return None
     return model.eval()

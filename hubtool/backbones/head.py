@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hubtool.backbones import parts
+from hubtool.backbones import modules, parts
 from hubtool.core.errors import UsageError
 from hubtool.core.seeds import Address
 from hubtool.records.backbone import Library
@@ -26,8 +26,8 @@ _INIT_STD = 0.01
 class LinearHead(nn.Linear):
     """Dropout, then a linear layer: x_BD → logits_BK. Works on any leading dimensions."""
 
-    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
-        super().__init__(num_features, num_outputs)
+    def __init__(self, num_features: int, num_outputs: int, drop_rate: float, bias: bool = True) -> None:
+        super().__init__(num_features, num_outputs, bias=bias)
         self.drop_rate = drop_rate
 
     def forward(self, input: Tensor) -> Tensor:
@@ -101,6 +101,11 @@ LAYERS: dict[str, Callable[[int, int, float], nn.Module]] = {
 }
 
 
+def is_ours(module: nn.Module) -> bool:
+    """Whether a module is a head of this file."""
+    return isinstance(module, (PerPixel, Appended, *(cast("type[nn.Module]", layer) for layer in LAYERS.values())))
+
+
 def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library: Library) -> nn.Module:
     """Put the recipe's head on ``model`` and return it (the same object).
 
@@ -115,13 +120,19 @@ def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library
             "E-HEAD-NONE", f"{type(model).__name__} is an encoder without a place for a classifier",
             do="choose a model of the same family that classifies",
         )  # fmt: skip
-    if head.mode == "append" and any(isinstance(model.get_submodule(p), nn.Identity) for p in paths):
+    has_none = getattr(model, "hubtool_is_headless", False)
+    if head.mode == "append" and (has_none or any(isinstance(model.get_submodule(p), nn.Identity) for p in paths)):
         raise UsageError("E-HEAD-APPEND", "the backbone has no classifier to append to", do="head.mode: replace")
+    if len(paths) > 1 and head.type != "linear":
+        raise UsageError(
+            "E-HEAD-MULTI", f"{type(model).__name__} combines {len(paths)} classifiers, which only linear heads can replace",
+            do="head.type: linear",
+        )  # fmt: skip
     for number, path in enumerate(paths):
         old = model.get_submodule(path)
         new = _new_layer(model, old, path, head, num_outputs)
         _draw(new, Address(purpose="head", index=number).seed(seed))
-        _put(model, path, Appended(old, new) if head.mode == "append" else new)
+        modules.put(model, path, Appended(old, new) if head.mode == "append" else new)
     _quiet_dropout(model, library)
     _tell(model, num_outputs, library)
     return model
@@ -129,11 +140,6 @@ def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library
 
 def _prepare(model: nn.Module, head: Head, num_outputs: int, library: Library) -> None:
     """Another pooling, and a first classifier for models that come without one."""
-    if library == "transformers" and head.global_pool == "default":
-        from hubtool.backbones import from_transformers
-
-        from_transformers.ensure_classifier(model, num_outputs)
-        return
     if library != "timm":
         if head.global_pool != "default":
             raise UsageError("E-HEAD-POOL", f"{library} models have one pooling", do="head.global_pool: default")
@@ -167,12 +173,15 @@ def _reset(model: nn.Module, reset: Callable[..., None], num_classes: int, head:
 
 
 def _new_layer(model: nn.Module, old: nn.Module, path: str, head: Head, num_outputs: int) -> nn.Module:
-    if isinstance(old, nn.Conv2d):
-        width = old.out_channels if head.mode == "append" else old.in_channels
-        return PerPixel(LAYERS[head.type](width, num_outputs, head.drop_rate))
-    if isinstance(old, nn.Linear):
-        width = old.out_features if head.mode == "append" else old.in_features
-        return LAYERS[head.type](width, num_outputs, head.drop_rate)
+    if isinstance(old, nn.Conv2d | nn.Linear):
+        is_conv = isinstance(old, nn.Conv2d)
+        width_in, width_out = (old.in_channels, old.out_channels) if is_conv else (old.in_features, old.out_features)
+        width = width_out if head.mode == "append" else width_in
+        if head.type == "linear":  # without a bias where the architecture has none: the package has its shape
+            layer: nn.Module = LinearHead(width, num_outputs, head.drop_rate, bias=old.bias is not None)
+        else:
+            layer = LAYERS[head.type](width, num_outputs, head.drop_rate)
+        return PerPixel(layer) if is_conv else layer
     raise UsageError("E-HEAD-PLACE", f"the classifier of {type(model).__name__} ({path}) is a {type(old).__name__}")
 
 
@@ -187,15 +196,6 @@ def _draw(layer: nn.Module, seed: int) -> None:
                 std = _INIT_STD if not name.endswith("fc1.weight") else parameter.shape[1] ** -0.5
                 values = torch.empty(parameter.shape).normal_(generator=generator).clamp_(-2, 2)
                 parameter.copy_(values * std)
-
-
-def _put(model: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    like = next(owner.parameters(), None)
-    if like is not None:
-        layer.to(device=like.device, dtype=like.dtype)
-    setattr(owner, name, layer) if not name.isdigit() else owner.register_module(name, layer)
 
 
 def _quiet_dropout(model: nn.Module, library: Library) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import parts, weights
+from hubtool.backbones import modules, parts, weights
 from hubtool.backbones.head import LAYERS, Appended, PerPixel
 from hubtool.core.errors import IntegrityError
 from hubtool.records.backbone import Library
@@ -54,10 +54,11 @@ def split(model: nn.Module, resolved: ResolvedRecipe, library: Library) -> tuple
             path = path.removesuffix(".new")  # noqa: PLW2901
             weight_KD, bias_K = _fold(state, f"{path}.old", weight_KD, bias_K)
         if is_binary:
-            weight_KD, bias_K = _two_rows(weight_KD), _two_rows(bias_K)
+            weight_KD, bias_K = _two_rows(weight_KD), None if bias_K is None else _two_rows(bias_K)
         is_conv = isinstance(layer, PerPixel)
         state[f"{path}.weight"] = weight_KD[:, :, None, None].contiguous() if is_conv else weight_KD
-        state[f"{path}.bias"] = bias_K
+        if bias_K is not None:
+            state[f"{path}.bias"] = bias_K
     if resolved.head.mode == "append" and head_state:
         state = {name.replace(".old.", ".") if ".old." in name else name: tensor for name, tensor in state.items()}
     return state, head_state
@@ -67,18 +68,20 @@ def _layers(model: nn.Module, library: Library) -> list[tuple[str, nn.Module]]:
     return [(path, model.get_submodule(path)) for path in parts.head_modules(model, library)]
 
 
-def _linear(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _linear(own: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     """Weight and bias under whatever prefix a wrapper gives them."""
     by_name = {name.rpartition(".")[2]: tensor for name, tensor in own.items()}
-    return by_name["weight"].flatten(1), by_name["bias"]
+    return by_name["weight"].flatten(1), by_name.get("bias")
 
 
-def _fold(state: dict[str, Tensor], old: str, weight_KM: Tensor, bias_K: Tensor) -> tuple[Tensor, Tensor]:
+def _fold(state: dict[str, Tensor], old: str, weight_KM: Tensor, bias_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Two linear layers as one, multiplied in float64."""
     first_MD = state.pop(f"{old}.weight")
-    bias_M = state.pop(f"{old}.bias", torch.zeros(first_MD.shape[0]))
+    bias_M = state.pop(f"{old}.bias", None)
     second = weight_KM.double()
     weight_KD = (second @ first_MD.flatten(1).double()).to(first_MD.dtype)
+    if bias_M is None or bias_K is None:
+        return weight_KD, None
     return weight_KD, (second @ bias_M.double() + bias_K.double()).to(first_MD.dtype)
 
 
@@ -97,11 +100,12 @@ def spec(model: nn.Module, resolved: ResolvedRecipe, library: Library) -> dict[s
         "num_features": int(shapes[0][1]),
         "num_outputs": int(shapes[-1][0]),
         "is_binary": resolved.task == "binary",
+        "is_conv": isinstance(layer, PerPixel),
     }
 
 
 def compose(body: nn.Module, head: dict[str, Any], directory: Path) -> nn.Module:
-    """The packaged head behind its backbone."""
+    """The packaged head behind its backbone, or at its ``place`` in it."""
     try:
         layer = LAYERS[head["type"]](int(head["num_features"]), int(head["num_outputs"]), 0.0)
         is_binary = bool(head.get("is_binary"))
@@ -109,7 +113,11 @@ def compose(body: nn.Module, head: dict[str, Any], directory: Path) -> nn.Module
         raise IntegrityError("E-CONFIG", f"the head is described wrongly: {error}", where=directory.name) from error
     state = {name.removeprefix("layer."): tensor for name, tensor in weights.load(directory / HEAD_NAME).items()}
     weights.load_strict(layer, state, ())
-    return Composed(body, _TwoLogits(layer) if is_binary else layer)
+    whole = _TwoLogits(layer) if is_binary else layer
+    if "place" not in head:
+        return Composed(body, whole)
+    modules.put(body, str(head["place"]), PerPixel(whole) if head.get("is_conv") else whole)
+    return body
 
 
 class _TwoLogits(nn.Module):

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from hubtool.backbones import modules
+from hubtool.backbones.modules import is_under
 from hubtool.core.errors import UsageError
 from hubtool.records.backbone import Library, Part, Parts
 
@@ -54,7 +56,7 @@ def classifier_paths(model: nn.Module, library: Library) -> tuple[str, ...]:
         case "timm":
             from hubtool.backbones import from_timm
 
-            return tuple(p for p in from_timm.classifier_names(model) if _has(model, p))
+            return tuple(p for p in from_timm.classifier_names(model) if modules.has(model, p))
         case "torchvision":
             from hubtool.backbones import from_torchvision
 
@@ -65,57 +67,29 @@ def classifier_paths(model: nn.Module, library: Library) -> tuple[str, ...]:
             return from_transformers.classifier_names(model)
 
 
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
 def _labels(model: nn.Module, library: Library, heads: tuple[str, ...]) -> dict[str, str]:
     """Part name of every parameter."""
     names = [name for name, _ in model.named_parameters()]
-    trunk = [name for name in names if not _under(name, heads)]
+    trunk = [name for name in names if not is_under(name, heads)]
     labels = dict.fromkeys(names, "head")
-    matcher = getattr(model, "group_matcher", None) if library == "timm" else None
-    grouped = _from_matcher(model, trunk) if matcher is not None else None
-    labels |= grouped if grouped is not None else _from_spine(model, trunk, heads)
+    grouped = _from_groups(model, trunk) if library == "timm" else None
+    labels |= grouped if grouped is not None else _from_spine(model, library, trunk, heads)
     return labels
 
 
-def _from_matcher(model: nn.Module, trunk: list[str]) -> dict[str, str] | None:
-    """timm's coarse groups: group 0 is the stem, what no rule matches the neck. None where timm gives no such groups."""
-    from timm.models import group_parameters
+def _from_groups(model: nn.Module, trunk: list[str]) -> dict[str, str] | None:
+    """timm's coarse groups: group 0 is the stem, what no rule claims the neck. None where timm gives no such groups."""
+    from hubtool.backbones import from_timm
 
-    try:
-        matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
-        wanted = set(trunk)
-        groups = group_parameters(model, matcher)
-        numbered = [[name for name in groups[i] if name in wanted] for i in sorted(groups)]
-        rest = set(_unmatched(model, matcher, trunk))
-    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, AssertionError):
+    found = from_timm.coarse_groups(model, trunk)
+    if found is None:
         return None
-    body = [[name for name in group if name not in rest] for group in numbered]
-    body = [group for group in body if group]
-    if len(body) < 2:
-        return None
-    stem, *units = body
-    kind = _kind(model, [_common_module(group) for group in units])
+    (stem, *units), rest = found
+    kind = _kind(model, "timm", [_common_module(group) for group in units])
     labels = dict.fromkeys(stem, "stem")
     for number, group in enumerate(units, start=1):
         labels |= dict.fromkeys(group, f"{kind}{number}")
     return labels | dict.fromkeys(rest, "neck")
-
-
-def _unmatched(model: nn.Module, matcher: object, trunk: list[str]) -> list[str]:
-    """Names that no rule of timm's matcher claims, or that it sends to the last place with the head."""
-    from timm.models._manipulate import group_with_matcher
-
-    probe = ((name, name) for name in [*trunk, "\0nothing matches this"])
-    groups = group_with_matcher(probe, matcher, reverse=True)
-    last = groups.pop("\0nothing matches this")
-    return [name for name, group in groups.items() if group == last]
 
 
 def _common_module(names: Iterable[str]) -> str:
@@ -129,12 +103,15 @@ def _common_module(names: Iterable[str]) -> str:
     return ".".join(shared)
 
 
-def _kind(model: nn.Module, paths: list[str]) -> str:
+def _kind(model: nn.Module, library: Library, paths: list[str]) -> str:
     """``stage`` for units that hold blocks or where the resolution changes, ``block`` for units that are one."""
     units = [model.get_submodule(path) for path in paths if path]
-    info = getattr(model, "feature_info", None)
-    if isinstance(info, list) and info and all(isinstance(row, dict) and "reduction" in row for row in info):
-        return "stage" if len({str(row["reduction"]) for row in info}) > 1 and any(map(_is_large, units)) else "block"
+    if library == "timm":
+        from hubtool.backbones import from_timm
+
+        changes = from_timm.is_resolution_changing(model)
+        if changes is not None:
+            return "stage" if changes and any(map(_is_large, units)) else "block"
     return "stage" if not units or any(_holds_blocks(unit) for unit in units) else "block"
 
 
@@ -149,23 +126,23 @@ def _holds_blocks(unit: nn.Module) -> bool:
     )
 
 
-def _from_spine(model: nn.Module, trunk: list[str], heads: tuple[str, ...]) -> dict[str, str]:
+def _from_spine(model: nn.Module, library: Library, trunk: list[str], heads: tuple[str, ...]) -> dict[str, str]:
     """The children of the spine in order, for models without groups of their own."""
-    units = [path for path in _spine(model, heads) if not _under_any(path, heads)]
-    large = [path for path in units if _is_large(model.get_submodule(path)) and not _leads_to(path, heads)]
+    before, body, after = _spine(model, heads)
+    large = [path for path in body if _is_large(model.get_submodule(path))]
     if not large:
-        return _from_pools(model, trunk, units)
-    kind = _kind(model, large)
-    owner: dict[str, str] = {}
-    number, last = 1, units.index(large[-1])
-    for position, path in enumerate(units):
+        return _from_pools(model, trunk, body)
+    kind = _kind(model, library, large)
+    owner = dict.fromkeys(before, "stem") | dict.fromkeys(after, "neck")
+    number, last = 1, body.index(large[-1])
+    for position, path in enumerate(body):
         if position > last:
             owner[path] = "neck"
         elif path in large:
             owner[path] = f"{kind}{number}"
             number += 1
         else:
-            owner[path] = "stem" if position < units.index(large[0]) else f"{kind}{number}"
+            owner[path] = "stem" if position < body.index(large[0]) else f"{kind}{number}"
     return _place(trunk, owner)
 
 
@@ -178,7 +155,7 @@ def _place(trunk: list[str], owner: Mapping[str, str]) -> dict[str, str]:
     labels: dict[str, str] = {}
     seen = False
     for name in trunk:
-        unit = next((path for path in owner if _under(name, (path,))), None)
+        unit = next((path for path in owner if is_under(name, (path,))), None)
         seen = seen or unit is not None
         is_own = "." not in name or name.rpartition(".")[2] in (
             "pos_embedding",
@@ -190,45 +167,58 @@ def _place(trunk: list[str], owner: Mapping[str, str]) -> dict[str, str]:
     return labels
 
 
-def _spine(model: nn.Module, heads: tuple[str, ...]) -> list[str]:
-    """The units of the backbone as module paths, in order of registration."""
+def _spine(model: nn.Module, heads: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
+    """The units of the backbone as module paths in order of registration: what comes before its body, the body, after.
+
+    The body is the outermost list of large units; from level to level the one child that holds it is entered.
+    """
+    before: list[str] = []
+    after: list[str] = []
     prefix, node = "", model
+    blocks = _block_list(model)
     while True:
-        units = [
-            (f"{prefix}{name}", child)
+        units = {
+            f"{prefix}{name}": child
             for name, child in node.named_children()
             if any(True for _ in child.parameters()) and f"{prefix}{name}" not in heads
-        ]
-        large = [(path, child) for path, child in units if _is_large(child)]
-        trunk = [(path, child) for path, child in large if not _leads_to(path, heads)] or large
-        lists = [(path, child) for path, child in trunk if type(child) is nn.ModuleList]
-        inner = lists if len(lists) == 1 and len(list(lists[0][1].children())) > 1 else trunk
-        if len(inner) != 1 or not _has_units(inner[0][1]):
-            return [path for path, _ in units]
-        around = [path for path, _ in units]
-        path, child = inner[0]
-        deeper = _spine_below(child, f"{path}.", heads)
-        position = around.index(path)
-        return [*around[:position], *deeper, *around[position + 1 :]]
-
-
-def _spine_below(node: nn.Module, prefix: str, heads: tuple[str, ...]) -> list[str]:
-    units = [(f"{prefix}{n}", c) for n, c in node.named_children() if any(True for _ in c.parameters())]
-    large = [(path, child) for path, child in units if _is_large(child)]
-    if len(large) == 1 and _has_units(large[0][1]):
-        position = [path for path, _ in units].index(large[0][0])
-        paths = [path for path, _ in units]
-        return [*paths[:position], *_spine_below(large[0][1], f"{large[0][0]}.", heads), *paths[position + 1 :]]
-    return [path for path, _ in units]
+        }
+        own = {path: child for path, child in units.items() if not _leads_to(path, heads)} or units
+        large = {path: child for path, child in own.items() if _is_large(child)}
+        on_the_way = {path: child for path, child in large.items() if is_under(blocks, (path,))} if blocks else {}
+        inner = on_the_way or ({} if blocks else large)
+        if len(inner) != 1 or prefix == f"{blocks}." or not _has_units(next(iter(inner.values()))):
+            paths = list(units)
+            end = max((i + 1 for i, path in enumerate(paths) if path in own), default=len(paths))
+            return before, paths[:end], [*paths[end:], *after]
+        path, node = next(iter(inner.items()))
+        paths = list(units)
+        before += paths[: paths.index(path)]
+        after = [*paths[paths.index(path) + 1 :], *after]
+        prefix = f"{path}."
 
 
 def _is_large(module: nn.Module) -> bool:
     """More than one weight matrix."""
-    return sum(parameter.ndim >= 2 for parameter in module.parameters()) > 1
+    return sum(int(parameter.ndim >= 2) for parameter in module.parameters()) > 1
+
+
+def _block_list(model: nn.Module) -> str:
+    """The outermost ModuleList of at least two large modules that holds most of the model; "" where there is none."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    found = [
+        path
+        for path, module in model.named_modules()
+        if type(module) is nn.ModuleList
+        and sum(_is_large(child) for child in module.children()) > 1
+        and 2 * sum(parameter.numel() for parameter in module.parameters()) > total
+    ]
+    return min(found, key=lambda path: path.count("."), default="")
 
 
 def _has_units(module: nn.Module) -> bool:
-    return sum(any(True for _ in child.parameters()) for child in module.children()) > 1
+    """More than one child with weights, at some level."""
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    return len(children) > 1 or (len(children) == 1 and _has_units(children[0]))
 
 
 def _from_pools(model: nn.Module, trunk: list[str], units: list[str]) -> dict[str, str]:
@@ -248,14 +238,6 @@ def _from_pools(model: nn.Module, trunk: list[str], units: list[str]) -> dict[st
         )
     labels = _place(trunk, owner)
     return {name: "neck" if labels[name] == "stem" else labels[name] for name in labels}
-
-
-def _under(name: str, prefixes: Iterable[str]) -> bool:
-    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-
-
-def _under_any(path: str, prefixes: tuple[str, ...]) -> bool:
-    return _under(path, prefixes)
 
 
 def _order(labels: Mapping[str, str]) -> list[str]:
@@ -301,7 +283,7 @@ class _Members:
 
     def _part_of(self, module: nn.Module, path: str) -> str | None:
         """The one part of all its parameters; None when it spans several; without parameters that of its place."""
-        if path and _under(path, self._heads):
+        if path and is_under(path, self._heads):
             return "head"
         prefix = f"{path}." if path else ""
         found = {

@@ -59,7 +59,7 @@ class Boundary:
         batch = x_BCHW.shape[0]
         return tuple(t for s, v in zip(self._specs[self.path][0], leaves, strict=True) for t in take(s, v, batch))
 
-    def suffix(self, feats: tuple[Tensor, ...], *, training: bool) -> Tensor:  # noqa: ARG002 (modules know their mode)
+    def suffix(self, feats: tuple[Tensor, ...], *, training: bool) -> Tensor:
         batch, like = feats[0].shape[0], feats[0]
         outputs: dict[str, Any] = {}
         for path in self._paths:

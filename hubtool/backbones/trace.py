@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from hubtool.backbones import from_timm
 from hubtool.backbones.weights import state_digest
 
 _RANDOM_METHODS = {"bernoulli_", "uniform_", "normal_", "bernoulli", "random_", "exponential_"}
@@ -54,11 +55,9 @@ class Traced:
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        from timm.layers._fx import get_notrace_functions, get_notrace_modules
-
-        functions = tuple(f for f in get_notrace_functions() if callable(f))
+        modules, functions = from_timm.untraced()
         super().__init__(autowrap_modules=(math,), autowrap_functions=functions)
-        self._leaves = tuple(get_notrace_modules())
+        self._leaves = modules
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (_NormBase, *self._leaves)):
@@ -134,14 +133,30 @@ def _is_live(module: nn.Module) -> bool:
     return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
-def _is_training_call(node: fx.Node) -> bool:
-    """A functional call with ``training=True`` and a rate above zero, or with a dropout probability."""
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a functional call by name, as far as its signature is known."""
     given = dict(node.kwargs)
     try:
         names = list(inspect.signature(cast("Callable[..., Any]", node.target)).parameters)
         given |= dict(zip(names, node.args, strict=False))
     except (TypeError, ValueError):
         pass
+    return given
+
+
+def _is_no_dropout(node: fx.Node) -> bool:
+    """A functional dropout that does nothing, in train mode by its rate, in eval mode by its flag."""
+    if node.op != "call_function" or "dropout" not in getattr(node.target, "__name__", ""):
+        return False
+    given = _arguments(node)
+    return (
+        "training" in given and (given["training"] is False or given.get("p") == 0) and len(node.all_input_nodes) == 1
+    )
+
+
+def _is_training_call(node: fx.Node) -> bool:
+    """A functional call with ``training=True`` and a rate above zero, or with a dropout probability."""
+    given = _arguments(node)
     if isinstance(given.get("dropout_p"), float) and cast("float", given["dropout_p"]) > 0:
         return True
     if given.get("training") is not True:
@@ -166,6 +181,9 @@ def identities(traced: Traced) -> dict[fx.Node, int]:
         return repr(value)
 
     for node in traced.graph.nodes:
+        if _is_no_dropout(node):
+            found[node] = found[node.all_input_nodes[0]]
+            continue
         target = node.target if isinstance(node.target, str) else f"{node.target!r}"
         if node.op == "get_attr" and target.startswith("_tensor_constant"):
             constant = getattr(traced.root, target)
@@ -195,11 +213,12 @@ def border_of(traced: Traced, hot: set[fx.Node]) -> list[fx.Node]:
 
 def _is_cheap(node: fx.Node, given: set[fx.Node], root: nn.Module) -> bool:
     """Whether it follows from ``given`` by steps without weights (a pooling, a shape): then the suffix repeats them."""
-    stack = [node]
+    stack, seen = [node], set(given)
     while stack:
         step = stack.pop()
-        if step in given:
+        if step in seen:
             continue
+        seen.add(step)
         weighs = step.op in ("get_attr", "placeholder") or (
             step.op == "call_module" and any(True for _ in root.get_submodule(str(step.target)).parameters())
         )

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from hubtool.backbones.modules import is_under
 from hubtool.core.digests import tensors_digest
 from hubtool.core.errors import IntegrityError, NotFoundError, NumericError
 from hubtool.core.files import write_bytes
@@ -150,7 +151,7 @@ def load_strict(
     ``ignore`` names keys of the file that are known to be of no use (a counter an old format kept).
     """
     own = model.state_dict()
-    missing = [name for name in own if name not in state and not _is_under(name, head_names)]
+    missing = [name for name in own if name not in state and not is_under(name, head_names)]
     unexpected = [name for name in state if name not in own and not ignore(name)]
     misshapen = [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
     if missing or unexpected or misshapen:
@@ -159,10 +160,6 @@ def load_strict(
         for name, target in own.items():
             if name in state:
                 target.copy_(state[name])
-
-
-def _is_under(name: str, prefixes: tuple[str, ...]) -> bool:
-    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _mismatch(
