@@ -26,7 +26,8 @@ class Settings:
 
     ``home`` HUBTOOL_HOME (~/.local/share/hubtool) · ``hf_endpoint`` HF_ENDPOINT · ``hf_token`` HF_TOKEN ·
     ``hf_cache`` HF_HUB_CACHE, HF_HOME (~/.cache/huggingface/hub) · ``is_offline`` HF_HUB_OFFLINE ·
-    ``torchvision_url`` HUBTOOL_TORCHVISION_URL · ``wandb_api_key`` WANDB_API_KEY · ``is_debug`` HUBTOOL_DEBUG ·
+    ``torchvision_url`` HUBTOOL_TORCHVISION_URL · ``wandb_api_key`` WANDB_API_KEY · ``wandb_url`` WANDB_BASE_URL ·
+    ``is_debug`` HUBTOOL_DEBUG ·
     ``is_plain`` NO_COLOR · ``torchrun_rank`` RANK, where torchrun started this process (TORCHELASTIC_RUN_ID).
     """
 
@@ -39,6 +40,7 @@ class Settings:
     torchvision_url: str
     wandb_api_key: str | None
     wandb_mode: str | None
+    wandb_url: str | None
     is_debug: bool
     is_plain: bool
     torchrun_rank: int | None = None
@@ -60,6 +62,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         torchvision_url=(env.get("HUBTOOL_TORCHVISION_URL") or TORCHVISION_URL).rstrip("/"),
         wandb_api_key=env.get("WANDB_API_KEY") or None,
         wandb_mode=env.get("WANDB_MODE") or None,
+        wandb_url=(env.get("WANDB_BASE_URL") or "").rstrip("/") or None,
         is_debug=_is_on(env.get("HUBTOOL_DEBUG")),
         is_plain=bool(env.get("NO_COLOR")),
         torchrun_rank=int(env.get("RANK", "0")) if env.get("TORCHELASTIC_RUN_ID") else None,
@@ -67,12 +70,12 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def place_caches(settings: Settings) -> None:
-    """Caches of W&B and matplotlib go below HUBTOOL_HOME, and W&B reports no errors, unless the user's environment says
+    """Caches of W&B and matplotlib go below HUBTOOL_HOME, and W&B neither talks nor reports errors, unless the user's environment says
     otherwise. Before the library is imported: both read it once."""
     cache = settings.home / "cache"
     chosen = {name: str(cache / "wandb") for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")}
     chosen |= {"WANDB_ARTIFACT_DIR": str(cache / "wandb" / "artifacts"), "MPLCONFIGDIR": str(cache / "matplotlib")}
-    for name, value in (chosen | {"WANDB_ERROR_REPORTING": "false"}).items():
+    for name, value in (chosen | {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}).items():
         os.environ.setdefault(name, value)
     # W&B's helper process of a parent would outlive this process when it is killed, and hold its run as "in use".
     os.environ.pop("WANDB_SERVICE", None)
