@@ -44,16 +44,20 @@ class WandbSink:
         self._row_step = -1
         _empty(place.directory)
         library = _library_settings(wandb)
-        mode = _mode(place, settings, library.base_url)
+        mode = _mode(place, settings, wandb)
+        if mode == "online":
+            library.base_url = _url(settings, wandb)
         try:
             self._run: Any = self._begin(place, mode, library)
         except wandb.Error as error:
-            if mode == "offline":
+            if mode == "offline" or wandb.run is not None:
                 raise
+            wandb.teardown()  # its helper process holds the id of the run that failed; nobody else uses it here
             place.warn(
                 f"W&B does not take the run ({_first_line(error)}): it is written offline (`wandb sync` sends it)"
             )
             mode = "offline"
+            _empty(place.directory)
             self._run = self._begin(place, mode, library)
         # Online the service has the rows of an earlier session already; offline the file starts empty.
         self._first_step = int(self._run.step) if mode == "online" else 0
@@ -171,10 +175,11 @@ def _empty(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def _mode(place: Place, settings: Settings, url: str) -> str:
+def _mode(place: Place, settings: Settings, wandb: Any) -> str:
     """``online`` only with a key and an answering service. ``WANDB_MODE=offline`` is honoured."""
     if place.log.wandb.mode != "online" or settings.wandb_mode in ("offline", "disabled", "dryrun"):
         return "offline"
+    url = _url(settings, wandb)
     if not (settings.wandb_api_key or _has_netrc_key(url)):
         place.warn("W&B has no key here: the run is written offline (`wandb login`, then `wandb sync` sends it)")
         return "offline"
@@ -182,6 +187,11 @@ def _mode(place: Place, settings: Settings, url: str) -> str:
         place.warn(f"{url} does not answer: the run is written offline (`wandb sync` sends it)")
         return "offline"
     return "online"
+
+
+def _url(settings: Settings, wandb: Any) -> str:
+    """Where the service is: the environment, else the library's own settings files and default."""
+    return settings.wandb_url or str(wandb.setup().settings.base_url)
 
 
 def _first_line(error: Exception) -> str:
