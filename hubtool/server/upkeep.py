@@ -121,7 +121,7 @@ def _git_fsck(directory: Path) -> list[str]:
 
 def collect(store: Store, *, grace_s: float = GRACE_S, reporter: Reporter = SILENT) -> GcReport:
     """Remove what no repository refers to and nobody sent within ``grace_s`` seconds. One at a time per root."""
-    with locks.hold(store.root / "gc.lock", "the collection of this hub", wait_s=5):
+    with locks.hold(store.root / "gc.lock", "the collection of this hub", wait_s=0.2):
         before = time.time() - grace_s
         for repo in store.repos:
             with contextlib.suppress(HubtoolError):  # damaged: fsck names it, and nothing of it is removed
