@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.server.clients import Client
+from hubtool.server.run import listen, make_server, site_of
+from tests.server.clients import Client, Http
+
+
+def free_port() -> int:
+    with contextlib.closing(listen("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(root: Path, port: int) -> Iterator[str]:
+    """A hub on a fixed port, in a thread."""
+    sock = listen("127.0.0.1", port)
+    server = make_server(root, site_of("127.0.0.1", port, public_url=None, is_open=True))
+    thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+    sock.close()
+
 
 UPLOAD = """
     import hashlib, os, pathlib
@@ -82,3 +112,74 @@ def test_timm_transformers_and_mixin_push_and_load(client: Client) -> None:
         print("ok")
     """
     assert client.python(script).strip().endswith("ok")
+
+
+def test_hf_command(client: Client) -> None:
+    """`hf` as people type it: login, create, upload, download, list, branch and tag."""
+    source = client.home / "net"
+    source.mkdir()
+    (source / "README.md").write_text("---\nlicense: mit\n---\n# net\n")
+    (source / "model.safetensors").write_bytes(bytes(range(256)) * 4000)
+    client.hf("auth", "login", "--token", "hf_anything")
+    assert "local" in client.hf("auth", "whoami")
+    client.hf("repos", "create", "lab/net", "--private")
+    client.hf("upload", "lab/net", str(source))
+    client.hf("download", "lab/net", "--local-dir", str(client.home / "there"))
+    assert (client.home / "there/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert "lab/net" in client.hf("models", "ls", "--quiet") and "lab/net" in client.hf("models", "info", "lab/net")
+    client.hf("repos", "branch", "create", "lab/net", "dev")
+    client.hf("repos", "tag", "create", "lab/net", "v1")
+    assert "v1" in client.hf("repos", "tag", "list", "lab/net")
+
+
+def test_datasets_load_from_a_dataset_repository(client: Client) -> None:
+    script = """
+        from datasets import Dataset, load_dataset
+        from huggingface_hub import HfApi
+        api = HfApi()
+        api.create_repo("lab/numbers", repo_type="dataset")
+        api.upload_file(repo_id="lab/numbers", repo_type="dataset", path_in_repo="train.csv",
+            path_or_fileobj=b"x,y\\n1,2\\n3,4\\n")
+        data = load_dataset("lab/numbers", split="train")
+        assert data["y"] == [2, 4] or list(data["y"]) == [2, 4]
+        Dataset.from_dict({"a": list(range(10))}).push_to_hub("lab/pushed")
+        assert list(load_dataset("lab/pushed", split="train")["a"]) == list(range(10))
+        print("ok")
+    """
+    assert client.python(script).strip().endswith("ok")
+
+
+def test_an_emptied_hub_does_not_trap_a_clients_cache(client: Client, root: Path) -> None:
+    """hf_xet remembers for weeks what it sent to an address; so an emptied store has another address."""
+    upload = """
+        import pathlib, random
+        from huggingface_hub import HfApi
+        data = random.Random(1).randbytes(3_000_000)
+        HfApi().create_repo("lab/net", exist_ok=True)
+        HfApi().upload_file(repo_id="lab/net", path_in_repo="w.bin", path_or_fileobj=data)
+    """
+    port = free_port()
+    for _ in range(2):
+        with serving(root, port) as url:
+            fresh = Client(url, client.home)
+            fresh.python(upload)
+            assert Http(url)("GET", "/lab/net/resolve/main/w.bin").body == random.Random(1).randbytes(3_000_000)
+        shutil.rmtree(root)
+
+
+def test_large_files_stay_out_of_memory_and_come_back_in_ranges(http_: Http, client: Client) -> None:
+    client.python("""
+        import io, os
+        from huggingface_hub import HfApi, get_safetensors_metadata
+        import torch
+        from safetensors.torch import save_file
+        save_file({"a": torch.zeros(1000, 10), "b": torch.ones(7, dtype=torch.bfloat16)}, "model.safetensors")
+        HfApi().create_repo("lab/net")
+        HfApi().upload_file(repo_id="lab/net", path_in_repo="model.safetensors", path_or_fileobj="model.safetensors")
+        meta = get_safetensors_metadata("lab/net")
+        assert meta.parameter_count == {"F32": 10000, "BF16": 7}, meta.parameter_count
+    """)
+    assert http_("GET", "/api/models/lab/net").json["safetensors"] == {
+        "parameters": {"F32": 10000, "BF16": 7},
+        "total": 10007,
+    }
