@@ -133,6 +133,7 @@ class CachedFeed:
 
     ``watch`` is called between chunks and may raise. Where the cache cannot be used (too little space, a disk that is full,
     rows that are not the live ones bit for bit) the features are computed live, and that is said once.
+    ``is_shared``: the processes of one run fill it together, each with the rows of its own micro-batches.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class CachedFeed:
         watch: Callable[[], None],
         reporter: Reporter,
         is_checked: bool = False,
+        is_shared: bool = False,
     ) -> None:
         self._live = live
         self._cache: Activations | None = cache
@@ -156,6 +158,7 @@ class CachedFeed:
         self._watch = watch
         self._reporter = reporter
         self._is_checked = is_checked
+        self._is_shared = is_shared
         self._rows: dict[Address, int] = {}
 
     def prepare(self, batches: Iterable[MicroBatch]) -> None:
@@ -184,16 +187,31 @@ class CachedFeed:
 
     def _ensure(self, cache: Activations, wanted: list[Address]) -> None:
         names = [self.name(address) for address in wanted]
-        if None in cache.rows(names):
+        if None in cache.rows(names) and self._is_shared:
+            self._fill_together(cache, names, wanted)
+        elif None in cache.rows(names):
             with self._held(cache):
-                cache.refresh()
-                known = dict(zip(names, cache.rows(names), strict=True))
-                missing = list({n: a for n, a in zip(names, wanted, strict=True) if known[n] is None}.items())
-                _make_room(cache, len(missing) * cache.row_bytes, self._limit_bytes)
-                cache.write(self._computed(missing))
+                cache.write(self._computed(self._missing(cache, names, wanted)))
         if not self._is_checked:
             self._check(cache, wanted)
         self._rows |= {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
+
+    def _missing(self, cache: Activations, names: list[bytes], wanted: list[Address]) -> list[tuple[bytes, Address]]:
+        """What nobody has computed yet; room is made for it."""
+        cache.refresh()
+        known = dict(zip(names, cache.rows(names), strict=True))
+        missing = list({n: a for n, a in zip(names, wanted, strict=True) if known[n] is None}.items())
+        _make_room(cache, len(missing) * cache.row_bytes, self._limit_bytes)
+        return missing
+
+    def _fill_together(self, cache: Activations, names: list[bytes], wanted: list[Address]) -> None:
+        """Compute without the lock and take it for each block that is written."""
+        computed = self._computed(self._missing(cache, names, wanted))
+        num_chunks = max(1, _FLUSH_BYTES // (cache.row_bytes * self._live.micro_size))
+        while block := list(itertools.islice(computed, num_chunks)):
+            with self._held(cache):
+                cache.refresh()
+                cache.write(block)
 
     @contextmanager
     def _held(self, cache: Activations) -> Iterator[None]:

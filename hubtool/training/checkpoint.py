@@ -47,13 +47,17 @@ class TrainState:
 class Checkpoints:
     """The checkpoints of one run. One writer (the run's lock is held); ``close`` waits for what is being written.
 
+    Where several processes train, the others read only: ``is_writer`` False makes writing and removing do nothing.
+
     ``publish`` returns when the checkpoint is durable, ``publish_soon`` writes it beside the training; a failure of it is
     raised by the next call. Older ones are removed only after the new one is durable.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, disk: Disk = DISK) -> None:
+    def __init__(self, directory: Path, *, keep: int = 2, is_writer: bool = True, disk: Disk = DISK) -> None:
         make_dirs(directory)
-        remove_leftovers(directory)
+        if is_writer:
+            remove_leftovers(directory)
+        self._is_writer = is_writer
         self.directory = directory
         self.skipped: list[str] = []
         self._keep = max(keep, 1)
@@ -68,6 +72,8 @@ class Checkpoints:
     def publish_soon(self, state: TrainState) -> None:
         """``state`` must not be changed by the caller any more: hand in copies of tensors that go on training."""
         self.wait()
+        if not self._is_writer:
+            return
         self._pending = self._writer.submit(self._publish, state)
 
     def wait(self) -> None:
@@ -104,7 +110,7 @@ class Checkpoints:
 
     def remove_after(self, position: Position | None) -> None:
         """Remove what lies after the place a run goes on from: damaged, half, or of another future."""
-        for path, other, problem in self._all():
+        for path, other, problem in self._all() if self._is_writer else ():
             is_later = other is None or position is None or other.order > position.order
             if problem or is_later:
                 shutil.rmtree(path, ignore_errors=True)

@@ -13,6 +13,7 @@ from hubtool.records.dataset import Sample
 from hubtool.records.evidence import Array, Predictions
 from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Whole, autocast, padded
 from hubtool.training.order import plain_batches
+from hubtool.training.processes import Alone, Group
 
 
 def infer(
@@ -24,10 +25,12 @@ def infer(
     device: torch.device,
     precision: str = "fp32",
     advance: Callable[[int], object] = int,
+    group: Group | None = None,
 ) -> Array:
-    """float32 (N, K). Every chunk has the micro-batch's shape, the last one padded. ``advance`` is called with each chunk's size
-    and may raise to end it."""
-    batches = list(plain_batches(num_samples, micro_size))
+    """float32 (N, K). Every chunk has the micro-batch's shape, the last one padded; processes share the chunks out.
+    ``advance`` is called with each chunk's size and may raise to end it."""
+    group = group or Alone()
+    batches = list(plain_batches(num_samples, micro_size))[group.rank :: group.num_processes]
     feed.prepare(batches)
     rows: list[Array] = []
     for batch, features in zip(batches, feed.features(batches), strict=True):
@@ -35,7 +38,13 @@ def infer(
             logits_BK = cut.suffix(tuple(padded(f, micro_size) for f in features), training=False)
         rows.append(logits_BK[: len(batch.samples)].float().cpu().numpy())
         advance(len(batch.samples))
-    return np.concatenate(rows)
+    if group.num_processes == 1:
+        return np.concatenate(rows)
+    num_outputs = int(group.sum_up([], [rows[0].shape[1] if group.rank == 0 else 0])[0])
+    logits_NK = np.zeros((num_samples, num_outputs), np.float32)
+    for batch, row in zip(batches, rows, strict=True):
+        logits_NK[list(batch.samples)] = row
+    return group.add_rows(logits_NK)
 
 
 def predictions(split: str, samples: Sequence[Sample], logits_NK: Array) -> Predictions:

@@ -31,8 +31,8 @@ from hubtool.training.feed import Cut, Features, Feed, autocast
 from hubtool.training.losses import Loss
 from hubtool.training.mix import Mixer
 from hubtool.training.optim import lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
-from hubtool.training.order import MicroBatch, Plan
-from hubtool.training.processes import Group
+from hubtool.training.order import MicroBatch, Plan, share
+from hubtool.training.processes import Buffer, Group
 from hubtool.training.signals import Stop
 
 
@@ -128,27 +128,25 @@ def fit(
             epoch_began = time.monotonic()
             while position.global_step < epoch_end:
                 set_lr(optimizer, lr := lr_at(train, position.global_step, plan.steps_per_epoch))
-                loss_sum, num_samples, grad_norm = _step(
-                    position.global_step, batches, cut, optimizer, scaler, work, live
-                )
+                done = _step(position.global_step, batches, cut, optimizer, scaler, work, live)
                 averages.update(position.global_step)
                 position = position.model_copy(
                     update={
                         "global_step": position.global_step + 1,
-                        "loss_sum": position.loss_sum + loss_sum,
-                        "num_seen": position.num_seen + num_samples,
+                        "loss_sum": position.loss_sum + done.loss_sum,
+                        "num_seen": position.num_seen + done.num_samples,
                         "value": None,
                     }
                 )
-                log("loss", loss_sum / num_samples)
+                log("loss", done.loss_sum / done.num_samples)
                 log("lr", lr)
-                if grad_norm is not None:
-                    log("grad_norm", grad_norm)
+                if done.grad_norm is not None:
+                    log("grad_norm", done.grad_norm)
                 bar.advance()
-                if work.stop.is_asked or (work.save_every and position.global_step % work.save_every == 0):
+                if done.is_asked_to_stop or (work.save_every and position.global_step % work.save_every == 0):
                     _refuse_bad_weights(live, position)
                     work.checkpoints.publish_soon(snapshot())
-                if work.stop.is_asked:
+                if done.is_asked_to_stop:
                     raise _stopped(work, position)
             log("epoch_loss", position.loss_sum / position.num_seen)
             log("wall_epoch_s", time.monotonic() - epoch_began)
@@ -160,10 +158,20 @@ def fit(
             bar.note(_note(train, position, metrics))
             _refuse_bad_weights(live, position)
             work.checkpoints.publish_soon(snapshot())
-            if work.stop.is_asked:
+            if any(work.group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
     work.checkpoints.wait()
     return snapshot()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Done:
+    """A step over all processes: the sum of its losses, the gradient's norm if it is clipped, and whether one heard a signal."""
+
+    loss_sum: float
+    num_samples: int
+    grad_norm: float | None
+    is_asked_to_stop: bool
 
 
 def _step(
@@ -174,13 +182,15 @@ def _step(
     scaler: Any,
     work: Work,
     live: Mapping[str, Tensor],
-) -> tuple[float, int, float | None]:
-    """One update: (sum of the losses, number of samples, norm of the gradient if it is clipped), over all processes."""
+) -> _Done:
+    """One update of the weights. Raises NumericError, in every process, before it would use a loss that is not finite."""
     parts = work.plan.step(global_step)
     num_samples = sum(len(part.samples) for part in parts)
     optimizer.zero_grad(set_to_none=True)
-    loss_sum = 0.0
-    for batch in parts[work.group.rank :: work.group.num_processes]:
+    losses: list[tuple[float, MicroBatch]] = []
+    num_processes = work.group.num_processes
+    buffers = _running(work.model, live) if num_processes > 1 else []
+    for batch in parts[slice(*share(len(parts), work.group.rank, num_processes))]:
         feats = next(features)
         _reseed(Address(purpose="module", step=global_step, index=batch.index).seed(work.train.seed))
         targets = work.targets[list(batch.samples)]
@@ -189,13 +199,13 @@ def _step(
         with autocast(work.device, work.train.precision):
             logits_BK = cut.suffix(feats, training=True)
         loss = work.loss(logits_BK, targets)
-        value = float(loss.detach())
-        if not _is_finite(value):
-            raise _bad_batch(work, batch, value)
-        loss_sum += value
         scaler.scale(loss / num_samples).backward()
+        losses.append((float(loss.detach()), batch))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    loss_sum = work.group.sum_up(parameters, loss_sum)
+    own_sum = sum(loss for loss, _ in losses)
+    loss_sum, num_asked = work.group.sum_up(parameters, [own_sum, work.stop.is_asked])
+    if not _is_finite(loss_sum):
+        raise _bad_batch(work, next((batch for loss, batch in losses if not _is_finite(loss)), parts[0]), loss_sum)
     grad_norm = None
     if work.train.clip_grad_norm is not None:
         scaler.unscale_(optimizer)
@@ -206,13 +216,26 @@ def _step(
             grad_norm = None
     scaler.step(optimizer)
     scaler.update()
-    work.group.average_buffers([value for value in live.values() if not value.requires_grad])
-    return loss_sum, num_samples, grad_norm
+    ends = [share(len(parts), rank, num_processes) for rank in range(num_processes)]
+    work.group.chain(buffers, [end - first for first, end in ends])
+    return _Done(loss_sum=loss_sum, num_samples=num_samples, grad_norm=grad_norm, is_asked_to_stop=num_asked > 0)
+
+
+def _running(model: Any, live: Mapping[str, Tensor]) -> list[Buffer]:
+    """The running statistics that training moves, as they stand before a step."""
+    found = []
+    for path, module in model.named_modules():
+        if getattr(module, "running_mean", None) is None:
+            continue
+        for name, value in module.named_buffers(prefix=path, recurse=False):
+            if name in live:
+                found.append(Buffer(value=value, before=value.clone(), decay=1 - (module.momentum or 0.0)))
+    return found
 
 
 def _validate(feed: Feed, cut: Cut, work: Work, position: Position) -> dict[str, float]:
     def advance(_num: int) -> None:
-        if work.stop.is_asked:
+        if work.stop.is_asked and work.group.num_processes == 1:
             raise _stopped(work, position)
 
     logits_NK = infer(
@@ -223,6 +246,7 @@ def _validate(feed: Feed, cut: Cut, work: Work, position: Position) -> dict[str,
         device=work.device,
         precision=work.train.precision,
         advance=advance,
+        group=work.group,
     )
     found = predictions("val", work.val_samples, logits_NK)
     return compute(work.task, found.logits_NK, found.targets)

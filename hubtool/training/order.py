@@ -68,7 +68,8 @@ class Plan:
     def steps(self, first: int, end: int, *, rank: int = 0, num_processes: int = 1) -> Iterator[MicroBatch]:
         """The micro-batches of the steps ``first`` up to ``end`` that fall to process ``rank``."""
         for global_step in range(first, end):
-            yield from self.step(global_step)[rank::num_processes]
+            parts = self.step(global_step)
+            yield from parts[slice(*share(len(parts), rank, num_processes))]
 
     def address(self, sample: int, epoch: int) -> Address:
         """What picture of ``sample`` this epoch trains on: a new draw each epoch, or one of K fixed views."""
@@ -80,6 +81,11 @@ class Plan:
     def is_fixed(self) -> bool:
         """Whether the same pictures come again, so that what is computed from them may be kept."""
         return self.policy == "none" or self.views > 0
+
+
+def share(num_parts: int, rank: int, num_processes: int) -> tuple[int, int]:
+    """First and end of the micro-batches of a step that a process computes: neighbouring ones, as evenly as it goes."""
+    return num_parts * rank // num_processes, num_parts * (rank + 1) // num_processes
 
 
 def plain_batches(num_samples: int, micro_size: int) -> Iterator[MicroBatch]:

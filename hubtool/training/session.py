@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,15 +18,66 @@ from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics
 from hubtool.records.evidence import Predictions
+from hubtool.records.log import Event
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.state import Position
+from hubtool.records.tasks import TASKS
 from hubtool.training.cache import Activations, CachedFeed, describe
 from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
 from hubtool.training.evaluate import infer, predictions
 from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Mix, Whole, autocast
 from hubtool.training.loop import Journal, Work, is_over, restore, trained_names
+from hubtool.training.losses import make_loss
 from hubtool.training.mix import Mixer
 from hubtool.training.order import Plan
+
+
+class Mute:
+    """The journal and the sink of a process that does not write."""
+
+    def append(self, event: Event) -> None:
+        pass
+
+    def write(self, event: Event) -> None:
+        pass
+
+    def commit(self) -> int:
+        return 0
+
+    def cut_back(self, size_bytes: int) -> None:
+        pass
+
+    def replay(self) -> Iterator[Event]:
+        return iter(())
+
+
+def make_work(
+    *,
+    model: Any,
+    resolved: ResolvedRecipe,
+    data: DataManifest,
+    targets: Tensor,
+    device: torch.device,
+    save_every: Literal["epoch"] | int,
+    **means: Any,
+) -> Work:
+    """``means`` are the group, checkpoints, journal, sink, stop and reporter of ``Work``; ``targets`` are those of train."""
+    num_outputs = TASKS[resolved.task].num_outputs(len(data.classes))
+    loss = make_loss(resolved.train, resolved.task, targets, num_outputs)
+    return Work(
+        model=model,
+        train=resolved.train,
+        task=resolved.task,
+        plan=make_plan(resolved, data),
+        mixer=make_mixer(resolved),
+        loss=loss.to(device),
+        targets=loss.targets_of(targets).to(device),
+        samples=data.splits["train"],
+        val_samples=data.splits["val"],
+        device=device,
+        save_every=None if save_every == "epoch" else save_every,
+        **means,
+    )
 
 
 def make_plan(resolved: ResolvedRecipe, data: DataManifest) -> Plan:
@@ -194,6 +247,7 @@ class Session:
             watch=watch,
             reporter=self.work.reporter,
             is_checked=is_checked,
+            is_shared=self.work.group.num_processes > 1,
         )
 
     def select(self) -> Position:

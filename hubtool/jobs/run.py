@@ -1,0 +1,334 @@
+"""A run directory trained from its newest checkpoint to its result: the rooms brought together. No verb of its own:
+``finetune`` and ``reproduce`` train through it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import HubtoolError
+from hubtool.core.progress import SILENT, Reporter
+from hubtool.core.settings import read_settings
+from hubtool.records import metrics, rundir
+from hubtool.records.backbone import Phase
+from hubtool.records.dataset import DataManifest
+from hubtool.records.environment import Difference, Numerics
+from hubtool.records.evidence import Predictions
+from hubtool.records.reports import FinetuneReport, PullReport
+from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.run import Result, RunOptions, Selected
+from hubtool.records.rundir import RunDir, refuse_drift
+
+if TYPE_CHECKING:
+    from hubtool.training.feed import Cut, Feed
+    from hubtool.training.processes import Group
+    from hubtool.training.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run is made of, resolved and read: the recipe's text for the reader, the rest for the numbers."""
+
+    recipe: bytes
+    resolved: ResolvedRecipe
+    backbone: PullReport
+    data: DataManifest
+    options: RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """The device, what decides the last bits on it, and the differences to the run's beginning that were allowed."""
+
+    device: Any
+    numerics: Numerics
+    drift: tuple[Difference, ...]
+
+
+def train(place: RunDir, inputs: Inputs, *, num_processes: int = 1, reporter: Reporter = SILENT) -> Result:
+    """Train in a run directory whose lock is held: in this process and ``num_processes`` - 1 others, or in torchrun's."""
+    from hubtool.training import processes
+
+    if read_settings().torchrun_rank is not None:
+        with processes.joined(inputs.options.device) as group:
+            begun = _begin(place, inputs, group.num_processes)
+            group.tell(str(place.path.absolute()))
+            result = _train(place, inputs, begun, group, reporter)
+            group.barrier()
+            return result
+    begun = _begin(place, inputs, num_processes)
+    if num_processes == 1:
+        return _train(place, inputs, begun, processes.Alone(), reporter)
+    call = {"run": str(place.path.absolute())}
+    with (
+        processes.followers(num_processes, "hubtool.jobs.run:follow", call) as meeting,
+        processes.joined(begun.device.type, rank=0, num_processes=num_processes, meeting=meeting) as group,
+    ):
+        return _train(place, inputs, begun, group, reporter)
+
+
+def follow(*, run: str, rank: int, num_processes: int, meeting: str) -> None:
+    """Process ``rank`` of a run that the first process has begun: computes its share, writes nothing and says nothing.
+
+    What goes wrong here goes wrong in the first process too, which tells it.
+    """
+    from hubtool.training import processes
+
+    place = RunDir(Path(run))
+    device = place.options().device
+    try:
+        with processes.joined(device, rank=rank, num_processes=num_processes, meeting=Path(meeting)) as group:
+            _follow(place, group)
+    except HubtoolError as error:
+        sys.exit(error.exit_code)
+
+
+def follow_torchrun(device: str) -> FinetuneReport:
+    """The same where torchrun started the processes: the first one tells which run it is."""
+    from hubtool.training import processes
+
+    processes.be_silent()
+    with processes.joined(device) as group:
+        place = RunDir(Path(group.tell("")))
+        _follow(place, group)
+        group.barrier()
+    return FinetuneReport(run=str(place.path), status="finished", result=place.result())
+
+
+def _begin(place: RunDir, inputs: Inputs, num_processes: int) -> _Begun:
+    """Refuse what can be refused before anybody waits for anybody, then write down what the run is."""
+    from hubtool.training import numerics, processes
+
+    recipe = inputs.resolved.train
+    processes.check_divides(num_processes, recipe.grad_accum_steps, recipe.batch_size)
+    was = place.environment().numerics if place.is_begun else None
+    begun = _measure(inputs, num_processes, was)
+    environment = numerics.environment(begun.numerics)
+    drift = place.drift(inputs.resolved, inputs.data, environment)
+    if not inputs.options.allow_drift:
+        refuse_drift(drift, place.path)
+    place.begin(
+        recipe=inputs.recipe,
+        resolved=inputs.resolved,
+        data=inputs.data,
+        environment=environment,
+        options=inputs.options,
+    )
+    return _Begun(device=begun.device, numerics=begun.numerics, drift=drift)
+
+
+def _measure(inputs: Inputs, num_processes: int, was: Numerics | None) -> _Begun:
+    """Set what decides the last bits; a run that goes on gets its number of threads back."""
+    from hubtool.training import numerics, processes
+
+    is_as_it_was = was is not None and was.num_processes == num_processes
+    num_threads = was.num_threads if was is not None and is_as_it_was else None
+    if num_threads is None and num_processes > 1:
+        num_threads = processes.threads_each(num_processes)
+    device, measured = numerics.set_numerics(
+        inputs.options.device,
+        libraries=("transformers",) if inputs.backbone.entry.library == "transformers" else (),
+        num_threads=num_threads,
+        num_processes=num_processes,
+    )
+    return _Begun(device=device, numerics=measured, drift=())
+
+
+def _train(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, reporter: Reporter) -> Result:
+    with ExitStack() as stack:
+        session = _open(place, inputs, begun, group, stack, reporter)
+        cut, val_feed = _fit_phases(session)
+        session.select()
+        return _finish(place, inputs, session, cut, val_feed)
+
+
+def _follow(place: RunDir, group: Group) -> None:
+    from hubtool.jobs.pull import pull
+
+    options = place.options()
+    inputs = Inputs(
+        recipe=b"",
+        resolved=place.resolved(),
+        backbone=pull(options.backbone),
+        data=place.data(),
+        options=options,
+    )
+    begun = _measure(inputs, group.num_processes, place.environment().numerics)
+    with ExitStack() as stack:
+        _fit_phases(_open(place, inputs, begun, group, stack, SILENT))
+
+
+def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: ExitStack, reporter: Reporter) -> Session:
+    """The model, its phases, and everything that ``stack`` closes again."""
+    from hubtool.backbones import freeze
+    from hubtool.backbones.parts import find_parts
+    from hubtool.backbones.weights import tensor_digests
+    from hubtool.data.targets import target_tensor
+    from hubtool.jobs.target import build
+    from hubtool.tracking.journal import Journal
+    from hubtool.tracking.sinks import open_sinks
+    from hubtool.training import session as sessions
+    from hubtool.training.checkpoint import Checkpoints
+    from hubtool.training.signals import Stop
+
+    resolved, data, options = inputs.resolved, inputs.data, inputs.options
+    is_writer = group.rank == 0
+    model = build(resolved, inputs.backbone, num_classes=len(data.classes))
+    phases = freeze.schedule(resolved, find_parts(model, resolved.backbone.library), num_epochs=resolved.train.epochs)
+    stop = stack.enter_context(Stop())
+    checkpoints = Checkpoints(place.checkpoints, keep=options.run.keep_checkpoints, is_writer=is_writer)
+    stack.callback(checkpoints.close)
+    journal: Any = sessions.Mute()
+    if is_writer:
+        journal = Journal(place.journal)
+        stack.callback(journal.close)
+    state = sessions.take_up(
+        checkpoints,
+        journal,
+        resolved=resolved,
+        data=data,
+        numerics=begun.numerics,
+        drift=begun.drift,
+        reporter=reporter,
+    )
+    sink: Any = sessions.Mute()
+    if is_writer:
+        ids = state.position.sink_ids
+        sink = open_sinks(place.path, log=options.run.log, resolved=resolved, reporter=reporter, ids=ids)
+        stack.callback(sink.close)
+        state = state.with_sinks(sink.ids)
+    work = sessions.make_work(
+        model=model.to(begun.device),
+        resolved=resolved,
+        data=data,
+        targets=target_tensor(data.splits["train"], resolved.task),
+        device=begun.device,
+        group=group,
+        checkpoints=checkpoints,
+        save_every=options.run.save_every,
+        journal=journal,
+        sink=sink,
+        stop=stop,
+        reporter=reporter,
+    )
+    session = sessions.Session(
+        work=work,
+        data=data,
+        resolved=resolved,
+        loaders=_loaders(inputs),
+        phases=phases,
+        state=state,
+        digests=tensor_digests(model.state_dict()),
+        cache_root=read_settings().home / "cache" / "activations" if options.use_cache else None,
+        cache_limit_bytes=options.cache_limit_bytes,
+    )
+    stack.callback(session.close)
+    return session
+
+
+def _loaders(inputs: Inputs) -> dict[str, Any]:
+    from hubtool.data.loader import ImageLoader
+
+    return {
+        split: ImageLoader(
+            Path(inputs.options.data_dir),
+            samples,
+            preprocess=inputs.resolved.preprocess,
+            policy=inputs.resolved.data.augment.policy,
+            seed=inputs.resolved.train.seed,
+            num_workers=num_workers_of(inputs.options),
+        )
+        for split, samples in inputs.data.splits.items()
+    }
+
+
+def _fit_phases(session: Session) -> tuple[Cut, Feed]:
+    """Train what is left; returns the last cut and the feed of val."""
+    from hubtool.training.loop import fit
+
+    stage = None
+    for phase in session.left:
+        cut, feed, val_feed = stage = _stage(session, phase)
+        session.state = fit(phase, session.trained_by(phase), cut, feed, val_feed, session.work, session.state)
+    cut, _, val_feed = stage or _stage(session, session.reached)
+    return cut, val_feed
+
+
+def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
+    """The model frozen for a phase, cut at its frontier, and what feeds it."""
+    from hubtool.backbones import freeze, frontier
+    from hubtool.training.feed import Whole
+
+    model = session.work.model
+    freeze.apply(model, phase)
+    found = frontier.cut(model, phase, session.sample_x())
+    cut: Cut = Whole(model, found.reason) if isinstance(found, frontier.Uncut) else found
+    return cut, *session.feeds(phase, cut)
+
+
+def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
+    """Evidence first, then what is compiled from it, ``result.json`` last."""
+    from hubtool.backbones.weights import state_digest, tensor_digests
+
+    position, task = session.state.position, inputs.resolved.task
+    best = position.best
+    assert best is not None and position.numerics is not None
+    split = "test" if inputs.data.splits.get("test") else "val"
+    claimed = session.predict(split, cut, val_feed if split == "val" else session.live(split, cut))
+    threshold = None
+    if task == "binary":
+        chosen_on = claimed if split == "val" else session.predict("val", cut, val_feed)
+        threshold = metrics.choose_threshold(chosen_on.logits_NK, chosen_on.targets)
+    evidence = place.evidence(split)
+    claimed.write(place.path / evidence)
+    digest = sha256_file(place.path / evidence)
+    _plot(place, inputs, session, claimed, threshold)
+    model: Any = session.work.model
+    trained = {name for phase in session.phases for name in phase.trainable}
+    untouched = tensor_digests(session.untouched())
+    result = Result(
+        claims=metrics.claims_of(task, claimed, evidence=evidence, evidence_sha256=digest, threshold=threshold),
+        recipe_digest=inputs.resolved.digest(),
+        data_digest=inputs.data.digest(),
+        backbone_digest=inputs.resolved.backbone.digest(),
+        weights_digest=state_digest(model.state_dict()),
+        selected=Selected(
+            checkpoint=best.checkpoint,
+            epoch=best.epoch,
+            global_step=best.global_step,
+            metric=inputs.resolved.train.select.metric,
+            value=best.value,
+        ),
+        is_frozen_equal=all(session.digests[name] == digest for name, digest in untouched.items()),
+        num_params=sum(p.numel() for p in model.parameters()),
+        num_trainable=sum(p.numel() for name, p in model.named_parameters() if name in trained),
+        num_skipped=len(inputs.data.skipped),
+        numerics=position.numerics,
+        drift=position.drift,
+        wall_s=round(position.wall_s, 3),
+        threshold=threshold,
+    )
+    result.write(place.path / rundir.RESULT)
+    return result
+
+
+def _plot(place: RunDir, inputs: Inputs, session: Session, claimed: Predictions, threshold: float | None) -> None:
+    from hubtool.tracking import plots
+
+    plots.curves(session.work.journal.replay(), place.plots / "curves.png")
+    if inputs.resolved.task in ("classification", "binary"):
+        predicted = metrics.predicted_classes(inputs.resolved.task, claimed.logits_NK, threshold=threshold)
+        matrix_KK = metrics.confusion_matrix(claimed.targets, predicted, len(inputs.data.classes))
+        plots.confusion_matrix(matrix_KK, inputs.data.classes, place.plots / "confusion_matrix.png")
+
+
+def num_workers_of(options: RunOptions) -> int:
+    """Half the cores, two at least where there are two: the other half computes."""
+    if options.num_workers is not None:
+        return options.num_workers
+    return max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) // 2)
