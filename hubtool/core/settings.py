@@ -70,8 +70,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def place_caches(settings: Settings) -> None:
-    """Caches of W&B and matplotlib go below HUBTOOL_HOME, and W&B neither talks nor reports errors, unless the user's environment says
-    otherwise. Before the library is imported: both read it once."""
+    """Caches of W&B and matplotlib go below HUBTOOL_HOME, and W&B neither talks nor reports errors, unless the user's
+    environment says otherwise. Before the library is imported: both read it once."""
     cache = settings.home / "cache"
     chosen = {name: str(cache / "wandb") for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")}
     chosen |= {"WANDB_ARTIFACT_DIR": str(cache / "wandb" / "artifacts"), "MPLCONFIGDIR": str(cache / "matplotlib")}
