@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from hubtool.core.errors import UsageError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.jobs.runs import open_run
+from hubtool.records.log import Event
 from hubtool.records.recipe import Log
 from hubtool.records.rundir import RunDir
 from hubtool.records.runs import LogsReport
 from hubtool.tracking import sinks
-from hubtool.tracking.journal import FILE_NAME, read_events
+from hubtool.tracking.journal import FILE_NAME, Journal, read_events
+from hubtool.tracking.media import Moment
 
 
 def logs(
@@ -46,6 +51,64 @@ def logs(
         exported=exported,
         url=url,
     )
+
+
+class RunLog:
+    """A finished or stopped run's log, open for more. ``moment`` is where a thing is logged; ``write`` takes the events that
+    ``hubtool.tracking.media`` makes, or numbers of one's own."""
+
+    def __init__(self, place: RunDir, journal: Journal) -> None:
+        self._place = place
+        self._journal = journal
+        events = list(journal.replay())
+        self._known = {_key(event) for event in events}
+        self._last = max(events, key=lambda event: event.global_step, default=None)
+
+    def moment(self, *, split: str = "val", global_step: int | None = None) -> Moment:
+        """At the last logged step, unless another is named."""
+        last = self._last
+        step = global_step if global_step is not None else last.global_step if last else 0
+        return Moment(run_dir=self._place.path, global_step=step, epoch=last.epoch if last else 0, split=split)
+
+    def write(self, *events: Event) -> None:
+        """Raises UsageError for what is logged already at that step."""
+        for event in events:
+            if _key(event) in self._known:
+                raise UsageError(
+                    "E-LOG-TWICE",
+                    f"{event.tag}/{event.split} is logged already at step {event.global_step}",
+                    do="use another tag or step",
+                )
+            self._known.add(_key(event))
+            self._journal.append(event)
+
+
+@contextmanager
+def open_log(run: Path, *, reporter: Reporter = SILENT) -> Iterator[RunLog]:
+    """Log more to a run from Python, such as meshes or pictures of one's own; its sinks are written anew at the end::
+
+        from hubtool.jobs.logs import open_log
+        from hubtool.tracking import media
+
+        with open_log(Path("runs/probe")) as log:
+            log.write(media.write_mesh(log.moment(), "scan", vertices_BNC=points))
+
+    Raises ConflictError while the run is in training.
+    """
+    place = open_run(run)
+    with place.held():
+        journal = Journal(place.journal)
+        try:
+            yield RunLog(place, journal)
+            journal.commit()
+        finally:
+            journal.close()
+    for name in _sinks(place):
+        _export(place, name, reporter)
+
+
+def _key(event: Event) -> tuple[str, str, int, str]:
+    return event.kind, event.split, event.global_step, event.tag
 
 
 def _export(place: RunDir, name: str, reporter: Reporter) -> str:

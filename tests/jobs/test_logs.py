@@ -10,7 +10,7 @@ import pytest
 from tracking.written import finished_run, tensorboard_scalars, wandb_rows
 
 from hubtool.core.errors import ConflictError, NotFoundError, UsageError
-from hubtool.jobs.logs import logs
+from hubtool.jobs.logs import logs, open_log
 from hubtool.records.rundir import RunDir
 
 
@@ -71,3 +71,27 @@ def test_tensorboard_answers_on_loopback_with_this_run(place: RunDir) -> None:
     with urllib.request.urlopen(f"{report.url}data/plugin/scalars/tags", timeout=10) as answer:
         tags = json.load(answer)
     assert set(tags["."]) >= {"loss/train", "loss/val", "top1/val"}
+
+
+def test_more_can_be_logged_from_python(place: RunDir) -> None:
+    import numpy as np
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from hubtool.records.log import Event
+    from hubtool.tracking import media
+
+    logs(place.path, export="tensorboard")
+    with open_log(place.path) as log:
+        points = np.random.default_rng(0).normal(size=(1, 9, 3)).astype(np.float32)
+        log.write(media.write_mesh(log.moment(), "scan", vertices_BNC=points))
+        log.write(Event(global_step=30, epoch=3, split="val", tag="mine", value=0.25))
+    found = EventAccumulator(str(place.path / "logs/tensorboard"))
+    found.Reload()
+    assert "scan/val_VERTEX" in found.Tags()["tensors"]
+    assert [(e.step, e.value) for e in found.Scalars("mine/val")] == [(30, 0.25)]
+    assert [step for step, _ in tensorboard_scalars(place.path)["loss/train"]] == list(range(1, 31))
+    assert logs(place.path).num_events == 38
+
+    with pytest.raises(UsageError, match="logged already"), open_log(place.path) as log:
+        log.write(Event(global_step=30, epoch=3, split="val", tag="mine", value=0.5))
+    assert logs(place.path).num_events == 38
