@@ -1,0 +1,60 @@
+"""Intervals and ranking curves, against scipy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from hubtool.records.evidence import Predictions
+from hubtool.tracking.intervals import intervals, wilson
+from hubtool.tracking.ranking import pr_points, roc_points
+
+
+@pytest.mark.parametrize(("num_right", "num"), [(0, 5), (5, 5), (7, 12), (350, 360), (1, 10_000)])
+def test_wilson_is_scipys(num_right: int, num: int) -> None:
+    expected = binomtest(num_right, num).proportion_ci(0.95, method="wilson")
+    assert [float(v) for v in wilson(num_right / num, num)] == pytest.approx([expected.low, expected.high], abs=1e-4)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranking_curves_are_scikit_learns(ties: bool) -> None:
+    generator = np.random.default_rng(1)
+    is_positive = generator.random(200) > 0.7
+    scores = np.clip(generator.normal(size=200) * 0.2 + 0.4 + 0.2 * is_positive, 0, 1)
+    scores = np.round(scores, 1) if ties else scores
+    expected = roc_curve(is_positive, scores, drop_intermediate=False)
+    assert np.allclose(roc_points(is_positive, scores), expected[:2])
+    precision, recall, _ = precision_recall_curve(is_positive, scores)
+    ours = pr_points(is_positive, scores)
+    assert np.allclose(ours[0], recall[-2::-1])
+    assert np.allclose(ours[1], precision[-2::-1])
+
+
+def test_intervals_hold_the_value_and_shrink_with_samples() -> None:
+    widths = []
+    for num in (50, 800):
+        generator = np.random.default_rng(0)
+        targets = generator.integers(0, 3, num)
+        logits_NK = generator.normal(size=(num, 3)) + np.eye(3)[targets]
+        found = intervals(
+            "classification",
+            Predictions(split="val", samples=("0" * 64,) * num, targets=targets, logits_NK=logits_NK),
+            threshold=None,
+        )
+        for metric in ("top1", "macro_f1", "loss"):
+            measured = found[metric]
+            assert measured.low is not None
+            assert measured.high is not None
+            assert measured.low < measured.value < measured.high
+        widths.append(float(found["macro_f1"].high or 0) - float(found["macro_f1"].low or 0))
+    assert widths[1] < widths[0] / 2
+
+
+def test_one_sample_has_no_bootstrap() -> None:
+    one = Predictions(split="val", samples=("0" * 64,), targets=np.asarray([1]), logits_NK=np.asarray([[0.0, 1.0]]))
+    found = intervals("classification", one, threshold=None)
+    assert found["loss"].low is None
+    assert found["top1"].value == 1.0
+    assert found["top1"].low == pytest.approx(0.2065, abs=1e-3)

@@ -1,0 +1,90 @@
+"""Plots say what the numbers say, from nothing to a hundred classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubtool.core.errors import StorageError
+from hubtool.records.log import Event
+from hubtool.tracking import plots, plots_pictures
+from hubtool.tracking.plots_style import shorten
+from tracking.written import scalar
+
+
+def events() -> list[Event]:
+    rows = [scalar(step) for step in range(1, 201)]
+    rows += [scalar(step, split="val", value=abs(step - 120) / 100 + 0.25) for step in range(40, 201, 40)]
+    rows += [scalar(step, "top1", "val", 1 - abs(step - 160) / 400) for step in range(40, 201, 40)]
+    return rows + [scalar(step, "lr", value=1e-3) for step in range(1, 201)]
+
+
+def test_curves_mark_the_best_of_each_panel(tmp_path: Path) -> None:
+    png, svg = plots.curves(events(), tmp_path / "plots/curves.png")
+    text = svg.read_text()
+    for word in ("best 0.25", "best 1", "optimizer step", "loss/train", "loss/val", "top1/val", "learning rate"):
+        assert f"<!-- {word} -->" in text, word
+    with Image.open(png) as picture:
+        assert picture.size == (1980, 510)
+
+
+def test_a_run_that_has_logged_nothing_has_an_empty_plot(tmp_path: Path) -> None:
+    png, svg = plots.curves([], tmp_path / "curves.png")
+    assert png.exists()
+    assert svg.exists()
+
+
+def test_runs_over_each_other_are_told_by_name(tmp_path: Path) -> None:
+    names = [f"run-{i}" for i in range(7)]
+    _, svg = plots.overlaid({name: events() for name in names}, tmp_path / "all.png", metric="top1")
+    text = svg.read_text()
+    assert all(f"<!-- {name} -->" in text for name in names)
+    assert "<!-- validation top1 -->" in text
+
+
+def test_a_small_confusion_matrix_has_its_counts(tmp_path: Path) -> None:
+    _, svg = plots.confusion_matrix(np.asarray([[17, 3], [0, 25]]), ["cat", "dog"], tmp_path / "m.png")
+    text = svg.read_text()
+    for word in ("17", "3", "25", "cat", "dog", "confusion matrix · 42 of 45 right"):
+        assert f"<!-- {word} -->" in text, word
+    assert "<!-- 0 -->" not in text
+
+
+def test_a_large_one_names_the_pairs_that_are_confused(tmp_path: Path) -> None:
+    matrix_KK = np.diag(np.full(100, 30))
+    matrix_KK[41, 57] = 12
+    png, svg = plots.confusion_matrix(matrix_KK, [f"class{i}" for i in range(100)], tmp_path / "m.png")
+    text = svg.read_text()
+    assert "<!-- 12  class41 → class57 -->" in text
+    assert "<!-- class98 -->" in text
+    with Image.open(png) as picture:
+        assert max(picture.size) < 2400
+
+
+def test_a_class_without_samples_is_no_division_by_zero(tmp_path: Path) -> None:
+    plots.confusion_matrix(np.asarray([[5, 0, 0], [0, 0, 0], [1, 0, 4]]), ["a", "b", "c"], tmp_path / "m.png")
+
+
+def test_where_nothing_can_be_written_the_error_is_ours(tmp_path: Path) -> None:
+    (tmp_path / "plots").write_text("in the way")
+    with pytest.raises(StorageError):
+        plots.curves(events()[:3], tmp_path / "plots/curves.png")
+
+
+def test_a_batch_is_shown_as_it_entered_the_model() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    x_BCHW = np.moveaxis((pictures / 255 - mean) / std, 3, 1)
+    assert np.array_equal(plots_pictures.unnormalized(x_BCHW, mean, std), pictures)
+    grey = plots_pictures.unnormalized(np.zeros((2, 1, 5, 6)), (0.5,), (1.0,))
+    assert grey.shape == (2, 5, 6, 3)
+    assert set(grey.ravel()) == {128}
+
+
+@pytest.mark.parametrize(("text", "short"), [("short", "short"), ("a_long_class_name", "a_lon…_name")])
+def test_long_names_keep_both_ends(text: str, short: str) -> None:
+    assert shorten(text, 11).startswith(short[:5])
+    assert len(shorten(text, 11)) <= 11
