@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,7 @@ class Lies:
     is_cut_politely: bool = False
     next_page: str | None = None
     api_body: bytes | None = None
+    delay_s: float = 0.0
 
 
 @dataclass
@@ -90,6 +92,7 @@ class LyingHub:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         self.seen.append(Seen(request.command, request.path, {k.lower(): v for k, v in request.headers.items()}))
         path = unquote(urlsplit(request.path).path)
+        time.sleep(self.lies.delay_s)
         if self.lies.answer and self._lies_now():
             self._send(request, self.lies.answer[0], b"", self.lies.answer[1])
         elif path == "/api/whoami-v2" and self.user:

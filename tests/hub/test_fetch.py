@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hubtool.core.errors import (
     HubtoolError,
@@ -18,8 +22,8 @@ from hubtool.core.errors import (
     StorageError,
     UnavailableError,
 )
-from hubtool.core.settings import PUBLIC_HUB
-from hubtool.hub.client import Hub, open_hub
+from hubtool.core.settings import PUBLIC_HUB, read_settings
+from hubtool.hub.client import Hub, cache_dir, check_endpoint, open_hub
 from hubtool.hub.fetch import fetch_package, fetch_repo
 from hubtool.hub.guard import check_redirect
 from tests.hub.lying_hub import COMMIT, REPO, Lies, LyingHub
@@ -263,6 +267,48 @@ def test_nobody_there(tmp_path: Path) -> None:
         fetch(liar, tmp_path)
     assert caught.value.exit_code == 75
     assert "tried 2 times" in caught.value.what
+
+
+def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubtool.hub.guard._TIMEOUT_S", dict.fromkeys(("connect", "read", "write", "pool"), 0.2))
+    with LyingHub(FILES, lies=Lies(delay_s=0.5)) as liar, pytest.raises(UnavailableError, match="no answer in time"):
+        fetch(liar, tmp_path, max_attempts=1)
+
+
+def test_a_hub_that_speaks_no_tls(tmp_path: Path) -> None:
+    with LyingHub(FILES) as liar, pytest.raises(UnavailableError, match="TLS"):
+        fetch(liar, tmp_path, max_attempts=1, endpoint=liar.url.replace("http:", "https:"))
+
+
+def test_a_name_that_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    hub = Hub(endpoint="http://hub.invalid", name="x", cache_dir=tmp_path, max_attempts=1)
+    with pytest.raises(UnavailableError, match="the host name is not found"):
+        fetch_repo(hub, REPO, None, wanted=WANTED)
+
+
+def test_several_at_once_get_the_same(tmp_path: Path) -> None:
+    with LyingHub(FILES, lies=Lies(num_lies=2, body=flip)) as liar, ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: fetch(liar, tmp_path), range(4)))
+    assert len(set(found)) == 1
+    assert (found[0] / "model.safetensors").read_bytes() == WEIGHTS
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("ab0/.\\%:~\0\n-_@ \u00e9\u202e"), max_size=60))
+def test_no_name_of_a_hub_makes_a_cache_elsewhere(name: str) -> None:
+    where = Path("/home/ada/.local/share/hubtool")
+    settings_ = read_settings({"HUBTOOL_HOME": str(where), "HF_HUB_CACHE": "/hf"})
+    try:
+        endpoint = check_endpoint(f"http://h{name}")
+    except HubtoolError:
+        return
+    place = cache_dir(endpoint, settings_)
+    assert place.parent == where / "cache"
+    assert place.name not in (".", "..")
 
 
 def test_what_is_no_hub_is_said(tmp_path: Path) -> None:
