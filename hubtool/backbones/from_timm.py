@@ -260,7 +260,7 @@ def _strictly() -> Iterator[None]:
             weights.load_strict(model, keep, classifiers)
             return torch.nn.modules.module._IncompatibleKeys([], [])
 
-        model.load_state_dict = strict  # type: ignore[assignment]
+        model.load_state_dict = strict
         try:
             original(model, *args, **kwargs)
         finally:
@@ -296,7 +296,7 @@ def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[s
     """
     cfg = {
         key: value
-        for key, value in filter_pretrained_cfg(dict(model.pretrained_cfg), remove_source=True).items()  # type: ignore[arg-type]
+        for key, value in filter_pretrained_cfg(dict(model.pretrained_cfg), remove_source=True).items()
         if key not in _NOT_EXPORTED
     }
     made_with: dict[str, Any] = dict(getattr(model, "_model_args", {}))
@@ -309,7 +309,7 @@ def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[s
     pool = getattr(model, "hubtool_global_pool", None)
     if pool is not None:
         args["global_pool"] = pool
-    is_fixed = bool(model._traits.get("fixed_input_size", cfg.get("fixed_input_size", False)))  # type: ignore[union-attr, operator]
+    is_fixed = bool(model._traits.get("fixed_input_size", cfg.get("fixed_input_size", False)))
     cfg |= {
         "custom_load": False,
         "input_size": [preprocess.in_chans, *preprocess.img_size],

@@ -228,7 +228,7 @@ def widen(model: nn.Module, in_chans: int, state: dict[str, Tensor] | None) -> N
     from hubtool.backbones import from_timm
 
     path, old = next((p, m) for p, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
-    new = nn.Conv2d(in_chans, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)  # type: ignore[arg-type]
+    new = nn.Conv2d(in_chans, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     key = f"{path}.weight"
     adapted = from_timm.adapt_channels(in_chans, (state or {}).get(key, old.weight.detach()))
     with torch.no_grad():

@@ -116,8 +116,8 @@ def _sizes(size: Any, value: Mapping[str, Any]) -> tuple[tuple[int, int], float,
 
 def _pair(size: Any) -> tuple[int, int]:
     if isinstance(size, dict):
-        return int(size.get("height", size.get("shortest_edge", 224))), int(
-            size.get("width", size.get("shortest_edge", 224))
+        return int(size.get("height", size["shortest_edge"] if "shortest_edge" in size else 224)), int(
+            size.get("width", size["shortest_edge"] if "shortest_edge" in size else 224)
         )
     values = [size] if isinstance(size, int) else list(size)
     return int(values[0]), int(values[-1])
@@ -324,7 +324,7 @@ def plain(directory: Path) -> nn.Module:
         model: Any = AutoModelForImageClassification.from_pretrained(directory, local_files_only=True)
     for parameter in model.parameters():  # out of the mapped file: alignment changes the last bit of some kernels
         parameter.data = parameter.data.clone()
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def _prepare(model: nn.Module, head: Head, num_outputs: int, library: Library) -
         raise UsageError("E-HEAD-NONE", f"{type(model).__name__} is an encoder that classifies nothing")
     if is_headless and head.mode == "append":
         raise UsageError("E-HEAD-APPEND", "the backbone has no classifier to append to", do="head.mode: replace")
-    num_classes = num_outputs if is_headless or head.mode == "replace" else int(model.num_classes)  # type: ignore[arg-type]
+    num_classes = num_outputs if is_headless or head.mode == "replace" else int(model.num_classes)
     _reset(model, reset, num_classes, head)
 
 
@@ -210,14 +210,14 @@ def _quiet_dropout(model: nn.Module, library: Library) -> None:
             if isinstance(getattr(owner, "drop_rate", None), float) and any(
                 owner is model.get_submodule(path.rpartition(".")[0]) for path in own
             ):
-                owner.drop_rate = 0.0  # type: ignore[assignment]
+                owner.drop_rate = 0.0
 
 
 def _tell(model: nn.Module, num_outputs: int, library: Library) -> None:
     """Attributes by which the library knows how many classes there are."""
     if library == "transformers":
         config = model.config
-        config.num_labels = num_outputs  # type: ignore[union-attr]
+        config.num_labels = num_outputs
         model.num_labels = num_outputs
         return
     for path in ("", *{p.rpartition(".")[0] for p in parts.classifier_paths(model, library)}):

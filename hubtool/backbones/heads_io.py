@@ -94,7 +94,7 @@ def spec(model: nn.Module, resolved: ResolvedRecipe, library: Library) -> dict[s
     """What a loader needs to build the head again."""
     layer = _layers(model, library)[0][1]
     inner = layer.layer if isinstance(layer, PerPixel) else layer
-    shapes = [p.shape for p in inner.parameters() if p.ndim >= 2]  # type: ignore[union-attr]
+    shapes = [p.shape for p in inner.parameters() if p.ndim >= 2]
     return {
         "type": resolved.head.type,
         "num_features": int(shapes[0][1]),

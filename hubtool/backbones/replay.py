@@ -126,7 +126,7 @@ def find_boundary(model: nn.Module, phase: Phase, probe_BCHW: Tensor) -> Boundar
 def _works(boundary: Boundary, probe_BCHW: Tensor, whole: Tensor) -> bool:
     with torch.no_grad():
         try:
-            return torch.equal(boundary.suffix(boundary.prefix(probe_BCHW), training=False), whole)
+            return bool(torch.equal(boundary.suffix(boundary.prefix(probe_BCHW), training=False), whole))
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return False
 

@@ -152,3 +152,17 @@ def build(
         case "transformers":
             from hubtool.backbones import from_transformers as library  # type: ignore[no-redef]
     return library.build(entry, place, **options).eval()  # type: ignore[arg-type]
+
+
+def build_empty(entry: BackboneEntry, directory: Path | None, *, preprocess: Preprocess) -> nn.Module:
+    """The architecture without weights, on the meta device where its constructor allows: for shapes and counts."""
+    import torch
+
+    from hubtool.backbones.modules import unfilled
+
+    try:
+        with torch.device("meta"):
+            return build(entry, directory, pretrained=False, preprocess=preprocess)
+    except (NotImplementedError, RuntimeError, UsageError):
+        with unfilled():  # it computes with tensors while it is made
+            return build(entry, directory, pretrained=False, preprocess=preprocess)

@@ -57,21 +57,19 @@ def find(
         args["in_chans"] = preprocess.in_chans
     if architecture.startswith("vit_") and tuple(preprocess.img_size) != (224, 224):
         args["img_size"] = tuple(preprocess.img_size)
-    twins = (lambda: from_timm.create_from(name, args, state), lambda: _by_shape(name, args, state))
     original = from_torchvision.create(
         architecture, {**model.hubtool_args, "num_classes": num_classes}, is_filled=False
-    ).eval()  # type: ignore[dict-item]
+    ).eval()
     if preprocess.in_chans != 3:
         from_torchvision.widen(original, preprocess.in_chans, None)
     original.load_state_dict(dict(state))
     x_BCHW = torch.randn((2, preprocess.in_chans, *preprocess.img_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours = original(x_BCHW)
-        for make in twins:
-            twin = make()
-            if twin is not None and _is_close(ours, twin(x_BCHW)):
-                return twin
-    return None
+        twin = from_timm.create_from(name, args, state)
+        if twin is None or not _is_close(ours, twin(x_BCHW)):
+            twin = _by_shape(name, args, state)
+        return twin if twin is not None and _is_close(ours, twin(x_BCHW)) else None
 
 
 def _is_close(ours: Tensor, theirs: Tensor) -> bool:

@@ -62,7 +62,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, (_NormBase, *self._leaves)):
             return True
-        return super().is_leaf_module(m, module_qualified_name)
+        return bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def trace(model: nn.Module) -> Traced:
@@ -124,7 +124,7 @@ def _is_live(module: nn.Module) -> bool:
     if not module.training:
         return False
     if isinstance(module, _DropoutNd):
-        return module.p > 0
+        return bool(module.p > 0)
     if isinstance(module, _NormBase):
         return True
     rates = [getattr(module, name, 0.0) for name in ("dropout", "drop_prob", "drop_rate", "p")]

@@ -135,6 +135,15 @@ class Reproduction(Record):
         return self.digest()[:16]
 
 
+class ConvertReport(Record):
+    """``weights_digest`` is over the tensors, ``sha256`` over the file."""
+
+    path: str
+    sha256: str
+    num_tensors: int
+    weights_digest: str
+
+
 class Prediction(Record):
     """``scores`` are (class, probability), best first; a regression has its outputs there."""
 
@@ -160,3 +169,11 @@ class DemoReport(Record):
     metrics: dict[str, float]
     reproduce: dict[str, str]
     wall_s: float
+
+
+class ResumeProof(Record):
+    """``--prove-resume``: killed at these steps of ``num_steps``, the run ended with these weights, as the unbroken one did."""
+
+    num_steps: int
+    killed_at: tuple[int, ...]
+    weights_digest: str
