@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from benchmarks.curated import CURATED, curated_entry
+from benchmarks._curated import CURATED, curated_entry
 from hubtool.backbones import sources
 from hubtool.core.files import make_dirs, write_bytes, write_text
 from hubtool.core.refs import BackboneRef, parse_backbone_ref

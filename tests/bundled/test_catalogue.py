@@ -17,7 +17,7 @@ TOP = PACKAGE.parent
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit, of timm's and torchvision's imports
     from benchmarks import build_catalogue as build
-    from benchmarks.curated import CURATED
+    from benchmarks._curated import CURATED
 
 
 @pytest.fixture
