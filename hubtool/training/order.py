@@ -50,20 +50,7 @@ class Plan:
 
     def step(self, global_step: int) -> tuple[MicroBatch, ...]:
         """The micro-batches of one step; sizes of an incomplete step differ by one at most."""
-        epoch, step = divmod(global_step, self.steps_per_epoch)
-        order = _order(self.seed, epoch, self.num_samples)
-        samples = order[step * self.batch_size : (step + 1) * self.batch_size]
-        num_parts = -(-len(samples) // self.micro_size)
-        return tuple(
-            MicroBatch(
-                epoch=epoch,
-                global_step=global_step,
-                index=index,
-                samples=part,
-                addresses=tuple(self.address(sample, epoch) for sample in part),
-            )
-            for index, part in enumerate(_parts(samples, num_parts))
-        )
+        return _step(self, global_step)
 
     def steps(self, first: int, end: int, *, rank: int = 0, num_processes: int = 1) -> Iterator[MicroBatch]:
         """The micro-batches of the steps ``first`` up to ``end`` that fall to process ``rank``."""
@@ -94,6 +81,24 @@ def plain_batches(num_samples: int, micro_size: int) -> Iterator[MicroBatch]:
         samples = tuple(range(first, min(first + micro_size, num_samples)))
         addresses = tuple(Address(purpose="plain", index=sample) for sample in samples)
         yield MicroBatch(epoch=0, global_step=0, index=index, samples=samples, addresses=addresses)
+
+
+@lru_cache(maxsize=512)  # asked for when an epoch is prepared, when it is fed and when it is trained
+def _step(plan: Plan, global_step: int) -> tuple[MicroBatch, ...]:
+    epoch, step = divmod(global_step, plan.steps_per_epoch)
+    order = _order(plan.seed, epoch, plan.num_samples)
+    samples = order[step * plan.batch_size : (step + 1) * plan.batch_size]
+    num_parts = -(-len(samples) // plan.micro_size)
+    return tuple(
+        MicroBatch(
+            epoch=epoch,
+            global_step=global_step,
+            index=index,
+            samples=part,
+            addresses=tuple(plan.address(sample, epoch) for sample in part),
+        )
+        for index, part in enumerate(_parts(samples, num_parts))
+    )
 
 
 @lru_cache(maxsize=4)
