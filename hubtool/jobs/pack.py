@@ -17,7 +17,7 @@ from hubtool.core.progress import SILENT, Reporter
 from hubtool.package import build, licenses
 from hubtool.package.facts import GOLDEN_NAME
 from hubtool.package.snippets import for_package
-from hubtool.records.backbone import BackboneEntry, Preprocess
+from hubtool.records.backbone import BackboneEntry, LayerTable, Preprocess
 from hubtool.records.package import Layout
 from hubtool.records.reports import PackReport
 from hubtool.records.rundir import RunDir
@@ -43,6 +43,7 @@ def pack(
     IntegrityError (5); SecurityError (6) for a secret.
     """
     from hubtool.jobs.pull import pull
+    from hubtool.jobs.target import build_selected
 
     place = RunDir(Path(run).expanduser())
     place.result()
@@ -50,17 +51,19 @@ def pack(
     _check_place(target, place)
     options, resolved = place.options(), place.resolved()
     backbone = pull(options.backbone or resolved.backbone.ref, reporter=reporter)
+    model = build_selected(place, reporter=reporter)
     about = build.About(
         backbone=_as_resolved(backbone.entry, place),
         license=licenses.of_result(backbone.entry.license, options.run.card.license),
         title=options.run.card.title,
         dataset=options.run.card.dataset,
+        layers=_layers(place, model),
     )
     manifest = build.pack(
         place.path,
         target,
         about=about,
-        write_model=lambda directory: write_model(place, directory, reporter=reporter),
+        write_model=lambda directory: write_model(place, directory, model, backbone.entry.num_classes or 0),
         run_snippets=lambda directory, programs: _run_snippets(directory, programs, place, reporter),
         with_images=with_images,
         with_names=with_names,
@@ -99,14 +102,15 @@ def _as_resolved(entry: BackboneEntry, place: RunDir) -> BackboneEntry:
     return entry.model_copy(update={"ref": pinned.ref})
 
 
-def write_model(place: RunDir, directory: Path, *, reporter: Reporter = SILENT) -> Layout:
-    """The selected weights as unmodified timm and transformers load them, and the golden logits of what was written."""
+def write_model(place: RunDir, directory: Path, model: Any, num_base_classes: int) -> Layout:
+    """The selected weights as unmodified timm and transformers load them, and the golden logits of what was written.
+
+    ``num_base_classes``: outputs of the backbone's own classifier, which an appended head reads.
+    """
     from hubtool.backbones import export
-    from hubtool.jobs.target import build_selected
 
     resolved, data = place.resolved(), place.data()
-    model = build_selected(place, reporter=reporter)
-    layout = export.export(model, resolved, data.classes, directory, num_base_classes=_base_classes(place, reporter))
+    layout = export.export(model, resolved, data.classes, directory, num_base_classes=num_base_classes)
     preprocess = resolved.preprocess
     pictures_BCHW = golden_pictures(resolved.train.seed, preprocess)
     golden = export.golden(
@@ -121,14 +125,16 @@ def write_model(place: RunDir, directory: Path, *, reporter: Reporter = SILENT) 
     return layout
 
 
-def _base_classes(place: RunDir, reporter: Reporter) -> int:
-    """Outputs of the backbone's own classifier; only an appended head needs them."""
-    if place.resolved().head.mode == "replace":
-        return 0
-    from hubtool.jobs.pull import pull
+def _layers(place: RunDir, model: Any) -> LayerTable:
+    """The layers of the trained model as the last phase left them."""
+    from hubtool.backbones import freeze, layers
+    from hubtool.backbones.parts import find_parts
 
-    entry = pull(place.options().backbone or place.resolved().backbone.ref, reporter=reporter).entry
-    return entry.num_classes or 0
+    resolved = place.resolved()
+    parts = find_parts(model, resolved.backbone.library)
+    phase = freeze.schedule(resolved, parts, num_epochs=resolved.train.epochs)[-1]
+    shape = (resolved.preprocess.in_chans, *resolved.preprocess.img_size)
+    return layers.table(model, parts, phase, input_shape=shape, frontier="")
 
 
 def golden_pictures(seed: int, preprocess: Preprocess) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from hubtool.package.tensors import packed_weights
 from hubtool.records.claims import Claim, Verdict, judge, overall
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Environment, Numerics, differences
-from hubtool.records.package import MANIFEST_NAME, PackedWeights
+from hubtool.records.package import PackedWeights
 from hubtool.records.recipe import Log, Run
 from hubtool.records.reports import PullReport, ReproduceReport, Reproduction
 from hubtool.records.resolve import ResolvedRecipe
@@ -173,8 +172,9 @@ def _evaluate_packaged(attempt: Attempt, data: DataManifest) -> None:
 
 def _train(attempt: Attempt, data: DataManifest, backbone: PullReport, run_dir: Path) -> None:
     """The same training in a directory of its own, on as many threads as it was, and the exported weights compared."""
-    from hubtool.jobs.finetune import Inputs, train
     from hubtool.jobs.pack import write_model
+    from hubtool.jobs.run import Inputs, train
+    from hubtool.jobs.target import build_selected
     from hubtool.training import numerics
 
     claimed = attempt.claimed
@@ -201,7 +201,8 @@ def _train(attempt: Attempt, data: DataManifest, backbone: PullReport, run_dir: 
     if attempt.measured.weights_digest != claimed.weights_digest:
         return
     with tempfile.TemporaryDirectory(prefix="hubtool-") as folder:
-        write_model(place, Path(folder), reporter=attempt.reporter)
+        model = build_selected(place, reporter=attempt.reporter)
+        write_model(place, Path(folder), model, backbone.entry.num_classes or 0)
         if packed_weights(Path(folder)).tensors != PackedWeights.read(attempt.package / WEIGHTS_NAME).tensors:
             attempt.findings.append("packaged weights: they are not those that the training gives")
 
@@ -275,17 +276,11 @@ def _default_place(ref: RepoRef) -> Path:
 
 
 def _place(place: Path, data_dir: Path) -> Path:
-    """The directory, without the package of an earlier attempt. Raises UsageError where it lies in the data."""
+    """The directory, made. Raises UsageError where it lies in the data."""
     real = place.resolve()
     if real.is_relative_to(data_dir.resolve()):
         raise UsageError(
             "E-RUN-PLACE", "the reproduction would lie in the data", where=str(place), do="choose another --out"
         )
-    package = place / "package"
-    if package.is_symlink() or (package.exists() and not (package / MANIFEST_NAME).is_file()):
-        raise UsageError(
-            "E-RUN-PLACE", "something that is no package stands there", where=str(package), do="choose another --out"
-        )
     make_dirs(place)
-    shutil.rmtree(package, ignore_errors=True)
     return place

@@ -189,6 +189,12 @@ def read_facts(directory: Path, layout: Layout) -> Facts:
     )
 
 
+def _counted(num_classes: int, task: Task) -> str:
+    words = {"regression": "output", "multilabel": "label"}
+    word = words.get(task.name, "class")
+    return f"1 {word}" if num_classes == 1 else f"{num_classes} {word}" + ("es" if word == "class" else "s")
+
+
 def _claim_row(claim: Claim) -> ClaimRow:
     title, hub_id, meaning = METRICS.get(claim.metric, (claim.metric, claim.metric, ""))
     is_share = claim.metric in SHARES

@@ -14,7 +14,7 @@ _TASKS = {
     "classification": "tells {n} classes of pictures apart",
     "binary": "tells two classes of pictures apart",
     "multilabel": "says which of {n} labels a picture has",
-    "regression": "estimates {n} number(s) from a picture",
+    "regression": "estimates {n} from a picture",
 }
 _HEADS = {
     "linear": "a linear head",
@@ -76,7 +76,10 @@ def backbone(facts: Facts) -> str:
 
 def what(facts: Facts) -> str:
     """Two sentences: what the model does, what it was made of."""
-    does = _TASKS[facts.task.name].format(n=facts.num_classes)
+    many: object = facts.num_classes
+    if facts.task.name == "regression":
+        many = "a number" if facts.num_classes == 1 else f"{facts.num_classes} numbers"
+    does = _TASKS[facts.task.name].format(n=many)
     start = "fine-tuned from" if facts.resolved.backbone.pretrained else "trained from random weights in the shape of"
     head = _HEADS[facts.resolved.head.type]
     place = "in the classifier's place" if facts.resolved.head.mode == "replace" else "after the old classifier"

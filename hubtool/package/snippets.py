@@ -78,7 +78,8 @@ def snippets_for(layout: Layout, resolved: ResolvedRecipe) -> dict[str, str]:
         programs["timm"] = _OWN_HEAD + _FORWARD[resolved.head.type] + _own_answer(task)
     if layout in ("timm", "transformers") and task in ("classification", "binary") and mode == "RGB":
         programs["transformers"] = _TRANSFORMERS
-    programs["hubtool"] = _HUBTOOL
+    is_one = task in ("classification", "binary")
+    programs["hubtool"] = _HUBTOOL if is_one else _HUBTOOL.replace(".scores[0][0]", ".scores")
     return {library: code.replace('"RGB"', f'"{mode}"') for library, code in programs.items()}
 
 

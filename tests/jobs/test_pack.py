@@ -13,6 +13,7 @@ from hubtool.backbones import export
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.files import safe_walk
 from hubtool.jobs.card import card
+from hubtool.jobs.finetune import finetune
 from hubtool.jobs.pack import golden_pictures, pack
 from hubtool.package import build
 from hubtool.package.snippets import PICTURE
@@ -100,6 +101,14 @@ def test_a_looser_licence_is_refused_and_a_stricter_one_taken(run: Path) -> None
     text = card(run / "package")
     assert 'license: "gpl-3.0"' in text
     assert "# Bars" in text
+
+
+def test_the_licence_can_be_named_when_the_training_is_over(run: Path) -> None:
+    recipe = finished.write_recipe(run.parent / "recipe.yaml")
+    report = finetune(recipe, data=finished.data(), run=run, overrides=("run.card.license=mpl-2.0",), num_workers=0)
+    assert report.status == "already"
+    pack(run)
+    assert 'license: "mpl-2.0"' in card(run / "package")
 
 
 def test_weights_that_are_not_the_results_are_not_packed(run: Path) -> None:
