@@ -186,19 +186,30 @@ def show_text(detail: RunDetail) -> str:
 
 
 def _epochs_text(detail: RunDetail) -> str:
-    if not detail.epochs:
+    """The first, the best and the last epochs; so many columns as fit, the loss and the selecting metric first."""
+    epochs = detail.epochs
+    if not epochs:
         return "no epoch is finished yet"
-    tags = [t for t in detail.epochs[-1].values if t.endswith("/val") or t == "epoch_loss/train"][:6]
-    rows = [
-        (
-            e.epoch,
-            e.global_step,
-            *(f"{e.values[t]:.4f}" if t in e.values else "" for t in tags),
-            "best" if e.is_best else "",
-        )
-        for e in detail.epochs
-    ]
-    return table(rows, ("epoch", "step", *(t.removesuffix("/val") for t in tags), ""), right=range(len(tags) + 2))
+    split, _, name = detail.row.metric.partition("/")
+    wanted = ["epoch_loss/train", f"{name}/{split}", *(t for t in epochs[-1].values if t.endswith("/val"))]
+    tags, width = [], 18
+    for tag in dict.fromkeys(t for t in wanted if t in epochs[-1].values):
+        width += 2 + max(6, len(_column(tag)))
+        if width <= 80:
+            tags.append(tag)
+    is_shown = {e.epoch for e in epochs if e.is_best} | {e.epoch for e in [*epochs[:4], *epochs[-8:]]}
+    rows: list[tuple[object, ...]] = []
+    for e in epochs:
+        values = (f"{e.values[t]:.4f}" if t in e.values else "" for t in tags)
+        if e.epoch in is_shown:
+            rows.append((e.epoch, e.global_step, *values, "best" if e.is_best else ""))
+        elif rows[-1][0] != "…":
+            rows.append(("…", "", *("" for _ in tags), ""))
+    return table(rows, ("epoch", "step", *map(_column, tags), ""), right=range(len(tags) + 2))
+
+
+def _column(tag: str) -> str:
+    return "train loss" if tag == "epoch_loss/train" else tag.removesuffix("/val")
 
 
 def compare_text(compared: Comparison, num_flips: int) -> str:

@@ -43,7 +43,14 @@ def flat_recipe(resolved: ResolvedRecipe) -> dict[str, str | float]:
     recipe = resolved.to_dict()
     recipe.pop("schema")
     recipe["backbone"]["files"] = resolved.backbone.digest()[:12]
+    recipe["freeze"] = _words(recipe["freeze"])
+    recipe["unfreeze"] = [_words(step) for step in recipe["unfreeze"]]
     return dict(sorted(_flat(recipe, "").items()))
+
+
+def _words(value: Any) -> str:
+    """``{through: stage3}`` → ``through stage3``: one value, comparable with ``all``."""
+    return " ".join(f"{key} {child}" for key, child in value.items()) if isinstance(value, dict) else str(value)
 
 
 def differing(recipes: Sequence[dict[str, str]]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hubtool.records import metrics
+from hubtool.records.claims import SHARES, tolerance_of
 from hubtool.records.evidence import Predictions
 from hubtool.records.runs import Measured
 from hubtool.records.tasks import TaskName
@@ -41,6 +42,9 @@ def intervals(task: TaskName, predictions: Predictions, *, threshold: float | No
                 draws.setdefault(metric, []).append(value)
         for metric, value in values.items():
             low, high = (float(v) for v in np.percentile(draws[metric] or [value], (2.5, 97.5)))
+            if low == high and metric in SHARES:  # nothing to resample at 0 or 1: the share's own tolerance
+                tolerance = tolerance_of(metric, value, num)
+                low, high = max(0.0, value - tolerance), min(1.0, value + tolerance)
             found[metric] = Measured(value=value, low=low, high=high)
     for metric in {"top1", "top5"} & values.keys():
         low, high = (float(v) for v in wilson(values[metric], num))

@@ -28,7 +28,6 @@ _VARIED = (
     "train.optimizer.name",
     "backbone.ref",
     "freeze",
-    "freeze.through",
     "head.type",
     "data.augment.policy",
     "train.seed",

@@ -43,6 +43,14 @@ def test_show_reads_well(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert next(line for line in text.splitlines() if line.endswith("best")).split()[:2] == ["3", "30"]
 
 
+def test_a_long_run_shows_its_first_best_and_last_epochs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_run(root / "long", num_epochs=40)
+    assert run(["runs", "show", str(root / "long")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    epochs = [line.split()[0] for line in lines[4:] if (line and line.split()[0].isdigit()) or line.strip() == "…"]
+    assert epochs == [*"1234", "…", *(str(n) for n in range(33, 41))]
+
+
 def test_compare_fits_80_columns(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["runs", "compare", *map(str, sorted(root.iterdir()))]) == 0
     text = capsys.readouterr().out

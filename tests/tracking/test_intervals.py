@@ -58,3 +58,12 @@ def test_one_sample_has_no_bootstrap() -> None:
     assert found["loss"].low is None
     assert found["top1"].value == 1.0
     assert found["top1"].low == pytest.approx(0.2065, abs=1e-3)
+
+
+def test_a_perfect_share_is_not_certain() -> None:
+    targets = np.arange(60) % 3
+    perfect = Predictions(split="val", samples=("0" * 64,) * 60, targets=targets, logits_NK=9 * np.eye(3)[targets])
+    found = intervals("classification", perfect, threshold=None)
+    for metric in ("top1", "balanced_accuracy", "macro_f1"):
+        assert found[metric].high == pytest.approx(1.0)
+        assert 0.9 < float(found[metric].low or 0) < 0.99
