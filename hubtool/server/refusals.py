@@ -83,7 +83,7 @@ def from_error(error: HubtoolError) -> Refusal:
 def as_response(refusal: Refusal) -> Response:
     """JSON with ``error`` and ``code``; the message in a header too, in the few characters a header may have."""
     body = {"error": refusal.message, "code": refusal.code, **refusal.extra}
-    text = "".join(c if 32 <= ord(c) < 127 else "-" if c == "–" else "?" for c in refusal.message)[:1000]
+    text = "".join(c if 32 <= ord(c) < 127 else "-" if c == "–" else "?" for c in refusal.message)[:1000].strip()
     headers = {"X-Error-Message": text, "Cache-Control": "no-store", **refusal.headers}
     if refusal.hub_code:
         headers["X-Error-Code"] = refusal.hub_code
