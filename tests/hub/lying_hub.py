@@ -54,6 +54,7 @@ class LyingHub:
     seen: list[Seen] = field(default_factory=list)
     user: str | None = None
     repo: str = REPO
+    plain: dict[str, bytes] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         hub = self
@@ -95,6 +96,8 @@ class LyingHub:
         time.sleep(self.lies.delay_s)
         if self.lies.answer and self._lies_now():
             self._send(request, self.lies.answer[0], b"", self.lies.answer[1])
+        elif path in self.plain:
+            self._send(request, 200, self.plain[path], {})
         elif path == "/api/whoami-v2" and self.user:
             self._send(request, 200, json.dumps({"name": self.user, "type": "user"}).encode(), {})
         elif path.startswith(f"/api/models/{self.repo}/tree/"):

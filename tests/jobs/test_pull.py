@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from huggingface_hub import HfApi
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError
 from hubtool.core.settings import BUNDLED
 from hubtool.jobs.pull import pull
+from hubtool.records.backbone import Origin
 from hubtool.records.registry import read_registry
 from hubtool.server.embedded import EmbeddedHub
 from tests.hub.lying_hub import COMMIT, Lies, LyingHub
@@ -219,3 +222,81 @@ def test_references_that_name_nothing(home: Path, ref: str, exit_code: int) -> N
     assert caught.value.exit_code == exit_code
     assert "\n" not in caught.value.line()
     assert not (home / "registry.json").exists()
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Random weights as torchvision publishes them: a pickled state_dict. 4.7 MiB."""
+    import torch
+    import torchvision
+
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    return path.read_bytes()
+
+
+def test_torchvision_is_converted_once_and_healed(
+    squeezenet: bytes, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hubtool.backbones import sources
+
+    sha256 = hashlib.sha256(squeezenet).hexdigest()
+    place = f"/models/squeezenet1_1-{sha256[:8]}.pth"
+    with LyingHub({}, plain={place: squeezenet}) as mirror:
+        monkeypatch.setattr("hubtool.backbones.from_torchvision.locate", lambda *_: Origin(url=mirror.url + place))
+        report = pull("torchvision:squeezenet1_1")
+        assert report.entry.ref == "torchvision:squeezenet1_1@IMAGENET1K_V1"
+        assert [file.sha256 for file in report.entry.origin.files] == [sha256]
+        assert report.entry.digests_from == "published"
+        directory = Path(report.directory or "")
+        assert directory == home / "cache" / "url" / sha256
+        assert {path.name for path in directory.iterdir()} == {"model.safetensors", "converted.json"}
+        before = (directory / "model.safetensors").read_bytes()
+        assert not pull("torchvision:squeezenet1_1").is_new
+        assert len(mirror.seen) == 1
+        flip(directory / "model.safetensors")
+        assert pull("torchvision:squeezenet1_1").entry == report.entry
+        assert len(mirror.seen) == 2
+        assert (directory / "model.safetensors").read_bytes() == before
+    model = sources.build(report.entry, directory, pretrained=True, preprocess=report.entry.preprocess)
+    assert sum(parameter.numel() for parameter in model.parameters()) == report.entry.num_params
+
+
+def test_a_mirror_with_other_bytes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own name and address, on the mirror that the setting names."""
+    with LyingHub({}, plain={"/models/squeezenet1_1-b8a52dc0.pth": b"other"}) as mirror:
+        monkeypatch.setenv("HUBTOOL_TORCHVISION_URL", f"{mirror.url}/models")
+        with pytest.raises(IntegrityError, match="want sha256 b8a52dc0… got"):
+            pull("torchvision:squeezenet1_1")
+    assert not (home / "registry.json").exists()
+
+
+def test_a_pickle_of_a_repository_only_when_asked_and_in_a_child(hub: EmbeddedHub, tmp_path: Path) -> None:
+    import safetensors.torch
+    import torch
+
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(safetensors.torch.load(FILES["model.safetensors"]), path)
+    publish(hub, "ada/old", {"config.json": FILES["config.json"], "pytorch_model.bin": path.read_bytes()})
+    with pytest.raises(HubtoolError) as caught:
+        pull("hf:ada/old", hub=hub.url)
+    assert (caught.value.exit_code, "--convert-isolated" in caught.value.hint) == (6, True)
+    report = pull("hf:ada/old", hub=hub.url, convert_isolated=True)
+    directory = Path(report.directory or "")
+    assert {path.name for path in directory.iterdir()} == {"model.safetensors", "config.json", "converted.json"}
+    assert safetensors.torch.load_file(directory / "model.safetensors").keys()
+    assert pull("hf:ada/old").directory == report.directory
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(hub: EmbeddedHub, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+            return Path.touch, (canary,)
+
+    publish(hub, "ada/evil", {"config.json": FILES["config.json"], "pytorch_model.bin": pickle.dumps({"w": Evil()})})
+    with pytest.raises(HubtoolError) as caught:
+        pull("hf:ada/evil", hub=hub.url, convert_isolated=True)
+    assert caught.value.exit_code in (5, 6)
+    assert not canary.exists()
