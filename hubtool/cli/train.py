@@ -110,6 +110,10 @@ def recipe_schema(out: Output) -> None:
 @click.option("--allow-drift", is_flag=True, help="Resume although recipe, data or machine differ (the card says so).")
 @click.option("--no-cache", is_flag=True, help="Compute the frozen part again in every epoch.")
 @click.option("--cache-limit", metavar="SIZE", help="At most that much disk for the cache, as in 5GB.")
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=1, metavar="N", help="Share each step out to N processes."
+)
+@click.option("--prove-resume", is_flag=True, help="Train a little twice, once with kills, and compare every bit.")
 @common
 def finetune(
     out: Output,
@@ -124,6 +128,8 @@ def finetune(
     allow_drift: bool,
     no_cache: bool,
     cache_limit: str | None,
+    processes: int,
+    prove_resume: bool,
 ) -> None:
     """Fine-tune a backbone on a folder of pictures. The same command starts, resumes and finds its run again.
 
@@ -135,6 +141,9 @@ def finetune(
       hubtool finetune last-stage --data flowers train.epochs=5 train.optimizer.lr=3e-4
       hubtool finetune mine.yaml --data flowers backbone=timm:resnet18.a1_in1k --device cuda
     """
+    if prove_resume:
+        _prove(out, recipe, overrides, data, device, workers)
+        return
     from hubtool.jobs.finetune import finetune as job
 
     report = job(
@@ -149,10 +158,23 @@ def finetune(
         allow_drift=allow_drift,
         use_cache=not no_cache,
         cache_limit_bytes=_bytes(cache_limit) if cache_limit else None,
+        num_processes=processes,
         reporter=out.reporter,
     )
     out.result(report, ids=[report.run], human=lambda: finetune_text(report))
     out.hint(f"hubtool push {report.run} OWNER/NAME --hub local")
+
+
+def _prove(
+    out: Output, recipe: str, overrides: tuple[str, ...], data: Path, device: Device, workers: int | None
+) -> None:
+    from hubtool.jobs.prove_resume import prove_resume
+
+    proof = prove_resume(
+        recipe, data=data, overrides=overrides, device=device, num_workers=workers, reporter=out.reporter
+    )
+    kills = ", ".join(map(str, proof.killed_at))
+    out.result(proof, ids=[proof.weights_digest], human=lambda: f"killed at step {kills}; resumed bit for bit")
 
 
 def finetune_text(report: FinetuneReport) -> str:
