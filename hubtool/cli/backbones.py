@@ -86,8 +86,9 @@ def _millions(num: int | None) -> str:
 @click.command()
 @click.argument("backbone")
 @hub_option("Fetch from this hub instead of huggingface.co.")
+@click.option("--convert-isolated", is_flag=True, help="Take weights that are a pickle, read in a child process.")
 @common
-def pull(out: Output, backbone: str, hub: str | None) -> None:
+def pull(out: Output, backbone: str, hub: str | None, convert_isolated: bool) -> None:
     """Fetch a pretrained backbone, verify every byte, enter it in the registry.
 
     BACKBONE is SOURCE:NAME[@REVISION] (timm, torchvision, hf, local, bundled) or a name of a registry.
@@ -101,7 +102,7 @@ def pull(out: Output, backbone: str, hub: str | None) -> None:
     """
     from hubtool.jobs.pull import pull as job
 
-    report = job(backbone, hub=hub, reporter=out.reporter)
+    report = job(backbone, hub=hub, convert_isolated=convert_isolated, reporter=out.reporter)
     out.result(report, ids=[report.entry.ref], human=lambda: _describe(report.entry, is_new=report.is_new))
     out.hint(f"hubtool finetune linear-probe --data DIR backbone={report.entry.ref}")
 
