@@ -160,7 +160,7 @@ def _library_settings(wandb: Any) -> Any:
         program_relpath="",
         init_timeout=FINISH_S,
         finish_timeout=FINISH_S,
-        x_graphql_timeout_seconds=PROBE_S,
+        x_graphql_timeout_seconds=FINISH_S - 2,
         x_graphql_retry_max=1,
     )
 
