@@ -7,7 +7,6 @@ from dataclasses import replace
 from hubtool.core.errors import NotFoundError, UsageError
 from hubtool.core.settings import PUBLIC_HUB, Settings, read_settings
 from hubtool.hub.client import LOCAL, Hub, check_token, open_hub, store_token, who_am_i
-from hubtool.hub.guard import origin_of
 
 
 def login(token: str, *, hub: str | None = None) -> dict[str, str]:
@@ -27,7 +26,7 @@ def logout(*, hub: str | None = None) -> dict[str, str]:
     settings = read_settings()
     opened = _hub(hub, settings)
     if not store_token(opened.endpoint, None, settings.home):
-        raise NotFoundError("E-TOKEN-404", f"no token is kept for {origin_of(opened.endpoint)}")
+        raise NotFoundError("E-TOKEN-404", f"no token is kept for {opened.endpoint}")
     return {"endpoint": opened.endpoint}
 
 
@@ -37,7 +36,7 @@ def whoami(*, hub: str | None = None) -> dict[str, str]:
     if opened.token is None:
         raise NotFoundError(
             "E-TOKEN-404",
-            f"no token is kept for {origin_of(opened.endpoint)}",
+            f"no token is kept for {opened.endpoint}",
             do=f"`hubtool login --hub {opened.name}`",
         )
     return {"endpoint": opened.endpoint, "user": who_am_i(opened)}
