@@ -11,7 +11,7 @@ from typing import Protocol
 from hubtool.records.log import Event
 
 QUEUE_SIZE = 50_000  # about 20 MB of events; a cached linear probe logs some 10,000 a second at most
-HANG_S = 10.0  # a sink that finishes nothing for so long hangs
+HANG_S = 30.0  # a sink that finishes nothing for so long hangs; importing its library on a busy disk may take ten
 _FLUSH_EVERY_S = 2.0
 _BITE = 100
 _DUTY = 0.05  # the share of the time that a sink may compute in while training goes on
