@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import heads_io, layout, parts, weights
+from hubtool.backbones import classifiers, heads_io, layout, weights
 from hubtool.core.errors import IntegrityError, UsageError
 from hubtool.core.files import write_json
 from hubtool.core.seeds import Address
@@ -79,7 +79,7 @@ def _export_timm(
         if resolved.head.mode == "replace" and not from_timm.fits(config, state):
             # What timm builds for num_classes 0 lacks layers before the classifier: the head's place is named instead.
             config = from_timm.config(model, resolved.preprocess, 1)
-            head["place"] = parts.classifier_paths(model, "timm")[0]
+            head["place"] = classifiers.classifier_paths(model, "timm")[0]
         config["hubtool"] = {"classes": list(classes), "head": head, "library": "timm"}
         weights.save(head_state, directory / heads_io.HEAD_NAME)
     weights.save(state, directory / weights.WEIGHTS_NAME)
@@ -214,6 +214,6 @@ def _plain_transformers(directory: Path) -> Any:
 
 def base_outputs(model: nn.Module, library: str) -> int:
     """How many outputs a model's classifier has; 0 without one. For ``num_base_classes``."""
-    paths = parts.classifier_paths(model, cast("Any", library))
+    paths = classifiers.classifier_paths(model, cast("Any", library))
     layer = model.get_submodule(paths[0]) if paths else None
     return int(getattr(layer, "out_features", getattr(layer, "out_channels", 0)))

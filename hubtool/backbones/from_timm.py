@@ -20,7 +20,7 @@ from timm.models._manipulate import adapt_input_conv, group_with_matcher
 from timm.models._pretrained import filter_pretrained_cfg
 from torch import Tensor, nn
 
-from hubtool.backbones import layout, modules, weights
+from hubtool.backbones import classifiers, layout, modules, weights
 from hubtool.backbones.modules import unfilled
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, UsageError
 from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
@@ -252,12 +252,12 @@ def _strictly() -> Iterator[None]:
     original = _builder.load_pretrained
 
     def load_pretrained(model: nn.Module, *args: Any, **kwargs: Any) -> None:
-        classifiers = classifier_names(model)
+        heads = classifiers.classifier_paths(model, "timm")
 
         def strict(state: Mapping[str, Tensor], **_: object) -> Any:
             own = model.state_dict()
             keep = {k: v for k, v in state.items() if k in own or not _is_leftover(k, own, model)}
-            weights.load_strict(model, keep, classifiers)
+            weights.load_strict(model, keep, heads)
             return torch.nn.modules.module._IncompatibleKeys([], [])
 
         model.load_state_dict = strict
@@ -279,14 +279,6 @@ def _is_leftover(key: str, own: Mapping[str, Tensor], model: nn.Module) -> bool:
     if key.endswith(("num_batches_tracked", "total_ops", "total_params")):
         return True
     return key in dict(model.named_buffers())
-
-
-def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """The module paths timm calls the classifier; empty for encoders that have none."""
-    classifier = getattr(model, "pretrained_cfg", {}).get("classifier")
-    if not classifier:
-        return ()
-    return (classifier,) if isinstance(classifier, str) else tuple(classifier)
 
 
 def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[str, Any]:

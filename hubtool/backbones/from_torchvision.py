@@ -19,7 +19,7 @@ from torchvision import models
 from torchvision.models import get_model_builder, get_model_weights, list_models
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from hubtool.backbones import heads_io, layout, modules, timm_twin, weights
+from hubtool.backbones import classifiers, heads_io, layout, modules, timm_twin, weights
 from hubtool.backbones.modules import unfilled
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import write_json
@@ -28,25 +28,6 @@ from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
 from hubtool.records.package import Layout
 from hubtool.records.resolve import ResolvedRecipe
 
-CLASSIFIERS: dict[str, str] = {
-    "AlexNet": "classifier.6",
-    "ConvNeXt": "classifier.2",
-    "DenseNet": "classifier",
-    "EfficientNet": "classifier.1",
-    "GoogLeNet": "fc",
-    "Inception3": "fc",
-    "MNASNet": "classifier.1",
-    "MaxVit": "classifier.5",
-    "MobileNetV2": "classifier.1",
-    "MobileNetV3": "classifier.3",
-    "RegNet": "fc",
-    "ResNet": "fc",
-    "ShuffleNetV2": "fc",
-    "SqueezeNet": "classifier.1",
-    "SwinTransformer": "head",
-    "VGG": "classifier.6",
-    "VisionTransformer": "heads.head",
-}
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SWAG_LICENSE = "cc-by-nc-4.0"
 
@@ -242,14 +223,6 @@ def widen(model: nn.Module, in_chans: int, state: dict[str, Tensor] | None) -> N
     model.hubtool_in_chans = in_chans
 
 
-def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """The path of the classifier, from the table of torchvision's classes."""
-    path = CLASSIFIERS.get(type(model).__name__)
-    if path is None:
-        raise UsageError("E-HEAD-PLACE", f"{type(model).__name__} is no classification model of torchvision")
-    return (path,)
-
-
 def export(
     model: nn.Module,
     resolved: ResolvedRecipe,
@@ -260,7 +233,7 @@ def export(
     """As a timm model where that is lossless, else in the layout of this file."""
     state, head_state = heads_io.split(model, resolved, "torchvision")
     if not head_state:
-        twin = timm_twin.find(model, resolved.backbone.architecture, state, resolved.preprocess, len(classes))
+        twin = _timm_twin(model, resolved.preprocess, state, len(classes))
         if twin is not None:
             timm_twin.write(twin, resolved.preprocess, classes, directory)
             return "timm"
@@ -281,6 +254,20 @@ def export(
     return "hubtool" if head_state else "torchvision"
 
 
+def _timm_twin(
+    model: nn.Module, preprocess: Preprocess, state: dict[str, Tensor], num_classes: int
+) -> nn.Module | None:
+    """The same model as timm builds it, where that is lossless."""
+    name = str(model.hubtool_name)
+    if timm_twin.name_of(name) is None or getattr(model, "transform_input", False):
+        return None
+    original = create(name, {**model.hubtool_args, "num_classes": num_classes}, is_filled=False).eval()
+    if preprocess.in_chans != 3:
+        widen(original, preprocess.in_chans, None)
+    original.load_state_dict(state)
+    return timm_twin.find(original, name, preprocess, num_classes)
+
+
 def load_directory(directory: Path) -> nn.Module:
     """The model of a directory in this file's layout, every tensor accounted for; its classifier removed for a head of ours."""
     own = _own_config(directory)
@@ -290,6 +277,6 @@ def load_directory(directory: Path) -> nn.Module:
     if in_chans != 3:
         widen(model, in_chans, None)
     if own.get("head", {}).get("mode") == "replace":
-        modules.put(model, classifier_names(model)[0], nn.Identity())
+        modules.put(model, classifiers.classifier_paths(model, "torchvision")[0], nn.Identity())
     weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
     return model.eval()

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import heads_io, layout, modules, weights
+from hubtool.backbones import classifiers, heads_io, layout, modules, weights
 from hubtool.backbones.modules import is_under
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import write_json
@@ -116,9 +116,10 @@ def _sizes(size: Any, value: Mapping[str, Any]) -> tuple[tuple[int, int], float,
 
 def _pair(size: Any) -> tuple[int, int]:
     if isinstance(size, dict):
-        return int(size.get("height", size["shortest_edge"] if "shortest_edge" in size else 224)), int(
-            size.get("width", size["shortest_edge"] if "shortest_edge" in size else 224)
-        )
+        edge: Any = size.get("shortest_edge", 224)
+        height: Any = size.get("height", edge)
+        width: Any = size.get("width", edge)
+        return int(height), int(width)
     values = [size] if isinstance(size, int) else list(size)
     return int(values[0]), int(values[-1])
 
@@ -207,7 +208,7 @@ def _load(config: Any, directory: Path, what: str, seed: int) -> Any:
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise IntegrityError("E-WEIGHTS-MISMATCH", f"transformers cannot load it: {error}", where=what) from error
     _returning_logits(model)
-    heads = classifier_names(model)
+    heads = classifiers.classifier_paths(model, "transformers")
     missing = set(info["missing_keys"])
     wrong = [f"missing {name}" for name in sorted(missing) if not is_under(name, heads)]
     wrong += [f"shape of {row[0]}" for row in sorted(info["mismatched_keys"]) if not is_under(row[0], heads)]
@@ -238,26 +239,6 @@ def _adapt(name: str, tensor: Tensor, own: Mapping[str, Tensor], preprocess: Pre
     return tensor
 
 
-def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Layers outside the base model whose outputs are the classes, and heads of ours."""
-    from hubtool.backbones.head import Appended, is_ours
-
-    base = str(getattr(model, "base_model_prefix", ""))
-    num_labels = int(model.config.num_labels)
-    found: list[str] = []
-    for path, module in model.named_modules():
-        if not path or path == base or path.startswith(f"{base}.") or any(path.startswith(f"{f}.") for f in found):
-            continue
-        width = getattr(module, "out_features", getattr(module, "out_channels", None))
-        if (
-            isinstance(module, Appended)
-            or is_ours(module)
-            or (width == num_labels and isinstance(module, nn.Linear | nn.Conv2d))
-        ):
-            found.append(path)
-    return tuple(found)
-
-
 def export(
     model: nn.Module, resolved: ResolvedRecipe, classes: tuple[str, ...], directory: Path, num_base_classes: int
 ) -> Layout:
@@ -270,7 +251,7 @@ def export(
     if head_state:
         head = heads_io.spec(model, resolved, "transformers")
         if resolved.head.mode == "replace":
-            head["place"] = classifier_names(model)[0]
+            head["place"] = classifiers.classifier_paths(model, "transformers")[0]
         labels = [f"LABEL_{i}" for i in range(num_base_classes if resolved.head.mode == "append" else 1)]
         value["hubtool"] = {"library": "transformers", "classes": list(classes), "head": head}
         weights.save(head_state, directory / heads_io.HEAD_NAME)

@@ -8,102 +8,18 @@ model combines their outputs as before.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from hubtool.backbones import modules, parts
+from hubtool.backbones import classifiers, modules, parts
+from hubtool.backbones.head_layers import LAYERS, Appended, LinearHead, PerPixel
 from hubtool.core.errors import UsageError
 from hubtool.core.seeds import Address
 from hubtool.records.backbone import Library
 from hubtool.records.recipe import Head
 
 _INIT_STD = 0.01
-
-
-class LinearHead(nn.Linear):
-    """Dropout, then a linear layer: x_BD → logits_BK. Works on any leading dimensions."""
-
-    def __init__(self, num_features: int, num_outputs: int, drop_rate: float, bias: bool = True) -> None:
-        super().__init__(num_features, num_outputs, bias=bias)
-        self.drop_rate = drop_rate
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(functional.dropout(input, self.drop_rate, self.training))
-
-
-class NormLinearHead(nn.Sequential):
-    """LayerNorm, dropout, linear."""
-
-    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(num_features)
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(num_features, num_outputs)
-
-
-class MlpHead(nn.Sequential):
-    """Linear to as many hidden units as there are features, GELU, dropout, linear."""
-
-    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(num_features, num_features)
-        self.act = nn.GELU()
-        self.drop = nn.Dropout(drop_rate)
-        self.fc2 = nn.Linear(num_features, num_outputs)
-
-
-class CosineHead(nn.Module):
-    """Cosine similarity to one direction per output, times a learned scale (Gidaris and Komodakis, 2018)."""
-
-    def __init__(self, num_features: int, num_outputs: int, drop_rate: float) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(drop_rate)
-        self.weight = nn.Parameter(torch.empty(num_outputs, num_features))
-        self.scale = nn.Parameter(torch.tensor(10.0))
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        return self.scale * functional.linear(
-            functional.normalize(self.drop(x_BD), dim=-1), functional.normalize(self.weight, dim=-1)
-        )
-
-
-class PerPixel(nn.Module):
-    """A head where the library has a 1x1 convolution: x_BDHW → logits_BKHW."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x_BDHW: Tensor) -> Tensor:
-        return cast("Tensor", self.layer(x_BDHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
-
-
-class Appended(nn.Module):
-    """The old classifier, then the new layer on its outputs."""
-
-    def __init__(self, old: nn.Module, new: nn.Module) -> None:
-        super().__init__()
-        self.old = old
-        self.new = new
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast("Tensor", self.new(self.old(x)))
-
-
-LAYERS: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "linear": LinearHead,
-    "norm_linear": NormLinearHead,
-    "mlp": MlpHead,
-    "cosine": CosineHead,
-}
-
-
-def is_ours(module: nn.Module) -> bool:
-    """Whether a module is a head of this file."""
-    return isinstance(module, (PerPixel, Appended, *(cast("type[nn.Module]", layer) for layer in LAYERS.values())))
 
 
 def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library: Library) -> nn.Module:
@@ -114,7 +30,7 @@ def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library
     Raises UsageError where the architecture has no place for it.
     """
     _prepare(model, head, num_outputs, library)
-    paths = parts.classifier_paths(model, library)
+    paths = classifiers.classifier_paths(model, library)
     if not paths:
         raise UsageError(
             "E-HEAD-NONE", f"{type(model).__name__} is an encoder without a place for a classifier",
@@ -199,7 +115,7 @@ def _draw(layer: nn.Module, seed: int) -> None:
 
 
 def _quiet_dropout(model: nn.Module, library: Library) -> None:
-    own = parts.head_modules(model, library)
+    own = classifiers.head_modules(model, library)
     for path in parts.find_parts(model, library).parts[-1].modules:
         module = model.get_submodule(path)
         is_new = any(path == head or path.startswith(f"{head}.") for head in own)
@@ -220,7 +136,7 @@ def _tell(model: nn.Module, num_outputs: int, library: Library) -> None:
         config.num_labels = num_outputs
         model.num_labels = num_outputs
         return
-    for path in ("", *{p.rpartition(".")[0] for p in parts.classifier_paths(model, library)}):
+    for path in ("", *{p.rpartition(".")[0] for p in classifiers.classifier_paths(model, library)}):
         owner = model.get_submodule(path)
         if isinstance(getattr(owner, "num_classes", None), int):
             owner.num_classes = num_outputs

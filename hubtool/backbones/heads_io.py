@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import modules, parts, weights
-from hubtool.backbones.head import LAYERS, Appended, PerPixel
+from hubtool.backbones import classifiers, modules, weights
+from hubtool.backbones.head_layers import LAYERS, Appended, PerPixel
 from hubtool.core.errors import IntegrityError
 from hubtool.records.backbone import Library
 from hubtool.records.resolve import ResolvedRecipe
@@ -65,7 +65,7 @@ def split(model: nn.Module, resolved: ResolvedRecipe, library: Library) -> tuple
 
 
 def _layers(model: nn.Module, library: Library) -> list[tuple[str, nn.Module]]:
-    return [(path, model.get_submodule(path)) for path in parts.head_modules(model, library)]
+    return [(path, model.get_submodule(path)) for path in classifiers.head_modules(model, library)]
 
 
 def _linear(own: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

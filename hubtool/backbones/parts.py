@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from hubtool.backbones import modules
+from hubtool.backbones import classifiers, from_timm
 from hubtool.backbones.modules import is_under
 from hubtool.core.errors import UsageError
 from hubtool.records.backbone import Library, Part, Parts
@@ -29,7 +29,7 @@ def find_parts(model: nn.Module, library: Library) -> Parts:
 
     Called before and after a head is attached. A part without tensors is left out, except the head.
     """
-    heads = head_modules(model, library)
+    heads = classifiers.head_modules(model, library)
     labels = _labels(model, library, heads)
     order = _order(labels)
     members = _Members(model, labels, heads)
@@ -40,31 +40,6 @@ def find_parts(model: nn.Module, library: Library) -> Parts:
         for name in order
     ]
     return Parts(parts=tuple(p for p in parts if p.parameters or p.buffers or p.name == "head"))
-
-
-def head_modules(model: nn.Module, library: Library) -> tuple[str, ...]:
-    """The module paths of the classifier(s), or of the new layer(s) in ``append`` mode."""
-    from hubtool.backbones.head import Appended
-
-    paths = classifier_paths(model, library)
-    return tuple(f"{p}.new" if isinstance(model.get_submodule(p), Appended) else p for p in paths)
-
-
-def classifier_paths(model: nn.Module, library: Library) -> tuple[str, ...]:
-    """Where the library keeps the classifier(s). Several: their outputs are combined by the model."""
-    match library:
-        case "timm":
-            from hubtool.backbones import from_timm
-
-            return tuple(p for p in from_timm.classifier_names(model) if modules.has(model, p))
-        case "torchvision":
-            from hubtool.backbones import from_torchvision
-
-            return from_torchvision.classifier_names(model)
-        case "transformers":
-            from hubtool.backbones import from_transformers
-
-            return from_transformers.classifier_names(model)
 
 
 def _labels(model: nn.Module, library: Library, heads: tuple[str, ...]) -> dict[str, str]:
@@ -79,8 +54,6 @@ def _labels(model: nn.Module, library: Library, heads: tuple[str, ...]) -> dict[
 
 def _from_groups(model: nn.Module, trunk: list[str]) -> dict[str, str] | None:
     """timm's coarse groups: group 0 is the stem, what no rule claims the neck. None where timm gives no such groups."""
-    from hubtool.backbones import from_timm
-
     found = from_timm.coarse_groups(model, trunk)
     if found is None:
         return None
@@ -107,8 +80,6 @@ def _kind(model: nn.Module, library: Library, paths: list[str]) -> str:
     """``stage`` for units that hold blocks or where the resolution changes, ``block`` for units that are one."""
     units = [model.get_submodule(path) for path in paths if path]
     if library == "timm":
-        from hubtool.backbones import from_timm
-
         changes = from_timm.is_resolution_changing(model)
         if changes is not None:
             return "stage" if changes and any(map(_is_large, units)) else "block"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import layout, weights
+from hubtool.backbones import from_timm, layout, weights
 from hubtool.core.errors import HubtoolError
 from hubtool.core.files import write_json
 from hubtool.records.backbone import Preprocess
@@ -40,29 +40,20 @@ def name_of(architecture: str) -> str | None:
     return architecture if architecture.startswith(_SAME_NAME) else None
 
 
-def find(
-    model: nn.Module, architecture: str, state: Mapping[str, Tensor], preprocess: Preprocess, num_classes: int
-) -> nn.Module | None:
-    """The timm model holding ``state`` (a torchvision state with a linear head), or None where it is not lossless.
+def find(original: nn.Module, architecture: str, preprocess: Preprocess, num_classes: int) -> nn.Module | None:
+    """The timm model with the weights of ``original`` (torchvision, in eval mode), or None where it is not lossless.
 
     First timm's own filter for the family, then pairing by shape in order; either is right exactly when the logits agree.
     """
-    from hubtool.backbones import from_timm, from_torchvision
-
     name = name_of(architecture)
-    if name is None or getattr(model, "transform_input", False):
+    if name is None:
         return None
+    state = original.state_dict()
     args: dict[str, object] = {"num_classes": num_classes}
     if preprocess.in_chans != 3:
         args["in_chans"] = preprocess.in_chans
     if architecture.startswith("vit_") and tuple(preprocess.img_size) != (224, 224):
         args["img_size"] = tuple(preprocess.img_size)
-    original = from_torchvision.create(
-        architecture, {**model.hubtool_args, "num_classes": num_classes}, is_filled=False
-    ).eval()
-    if preprocess.in_chans != 3:
-        from_torchvision.widen(original, preprocess.in_chans, None)
-    original.load_state_dict(dict(state))
     x_BCHW = torch.randn((2, preprocess.in_chans, *preprocess.img_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours = original(x_BCHW)
@@ -77,8 +68,6 @@ def _is_close(ours: Tensor, theirs: Tensor) -> bool:
 
 
 def _by_shape(name: str, args: Mapping[str, object], state: Mapping[str, Tensor]) -> nn.Module | None:
-    from hubtool.backbones import from_timm
-
     try:
         twin = from_timm.create(name, args, is_filled=False).eval()
     except HubtoolError:
@@ -109,8 +98,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def write(twin: nn.Module, preprocess: Preprocess, classes: tuple[str, ...], directory: Path) -> None:
-    from hubtool.backbones import from_timm
-
     config = from_timm.config(twin, preprocess, len(classes)) | {"label_names": list(classes)}
     weights.save(twin.state_dict(), directory / weights.WEIGHTS_NAME)
     write_json(directory / layout.CONFIG_NAME, config)
