@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,3 +103,47 @@ class Client:
 
     def hf(self, *args: str, **env: str) -> str:
         return self.run([str(Path(sys.executable).with_name("hf")), *args], **env)
+
+
+class Served:
+    """`hubtool serve` in a process of its own, on one port for life; it can be killed and started again."""
+
+    def __init__(self, root: Path, port: int = 0) -> None:
+        self.root = root
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-c", "from hubtool.cli.main import main; main()", "serve", "--json"]
+        command += ["--root", str(self.root), "--port", str(self.port)]
+        self._child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert self._child.stdout is not None
+        self.url: str = json.loads(self._child.stdout.readline())["url"]
+        self.port = urlsplit(self.url).port or 0
+        http = Http(self.url)
+        for _ in range(500):
+            try:
+                http("GET", "/healthz")
+                return
+            except OSError:
+                time.sleep(0.01)
+        raise AssertionError("the hub did not start")
+
+    def peak_bytes(self) -> int:
+        """The most memory the process has used."""
+        status = Path(f"/proc/{self._child.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def kill(self) -> None:
+        """SIGKILL to it and its git children: what a power cut leaves, but for the disk's own cache."""
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+        assert self._child.stdout is not None
+        self._child.stdout.close()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._child.poll() is None:
+            self.kill()
