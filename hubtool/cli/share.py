@@ -175,8 +175,9 @@ def lint(out: Output, target: str, hub: str | None) -> None:
 @directory("The pictures it was trained on.")
 @directory("Where package, run and report are kept.", name="--out", required=False)
 @hub_option("Where the repository is.")
+@click.option("--publish", is_flag=True, help="Add the report to the repository, as reproductions/ID.json.")
 @common
-def reproduce(out: Output, repo: str, data: Path, hub: str | None, out_dir: Path | None) -> None:
+def reproduce(out: Output, repo: str, data: Path, hub: str | None, publish: bool, out_dir: Path | None) -> None:
     """Train a published model again and compare it claim by claim.
 
     Exits 0 when every claim is exact or within its tolerance, 10 when one is not.
@@ -184,7 +185,7 @@ def reproduce(out: Output, repo: str, data: Path, hub: str | None, out_dir: Path
     from hubtool.core.errors import NotReproducedError
     from hubtool.jobs.reproduce import reproduce as job
 
-    report = job(repo, data=data, hub=hub, out=out_dir, reporter=out.reporter)
+    report = job(repo, data=data, hub=hub, out=out_dir, publish=publish, reporter=out.reporter)
     out.result(report, ids=[report.verdict.state], human=lambda: verdict_text(report))
     if report.verdict.state in ("not reproduced", "not checkable"):
         reason = "; ".join(report.verdict.findings) or "see the report"

@@ -34,12 +34,14 @@ def reproduce(
     data: str | Path,
     hub: str | None = None,
     out: str | Path | None = None,
+    publish: bool = False,
     reporter: Reporter = SILENT,
 ) -> ReproduceReport:
     """Fetch OWNER/NAME[@REV] into ``out``, verify it, train again on ``data``, evaluate the packaged weights, compare.
 
     ``out`` is ``runs/reproduce-OWNER-NAME`` unless named; what an earlier attempt fetched there is fetched again, a
     training that was stopped goes on. The report is written whatever comes out; the caller looks at ``verdict.state``.
+    ``publish`` adds it to the repository as one commit, where one may write there.
     Raises IntegrityError (5) for a file that is not what its manifest says, DataError (3) for damaged pictures.
     """
     from hubtool.hub.fetch import fetch_package
@@ -67,13 +69,31 @@ def reproduce(
     path = place / "reproductions" / f"{record.id}.json"
     make_dirs(path.parent)
     record.write(path)
+    published = _publish(record, hub, reporter) if publish else None
     return ReproduceReport(
         repo=str(ref.repo_id),
         commit=fetched.commit,
         verdict=verdict,
         run=str(attempt.run) if attempt.run else None,
         report=str(path),
+        published=published,
     )
+
+
+def _publish(record: Reproduction, hub: str | None, reporter: Reporter) -> str | None:
+    """The commit that added the record to the repository; None, and said, where one may not write there."""
+    from hubtool.hub.attach import attach
+    from hubtool.jobs import endpoint
+
+    name = f"reproductions/{record.id}.json"
+    title = f"Reproduction of {record.commit[:8]}: {record.verdict.state}"
+    with endpoint.reading(hub, reporter=reporter) as opened:
+        reporter.say(f"destination: {name} in {record.repo} on {opened.endpoint}")
+        try:
+            return attach(opened, record.repo, name, record.to_json() + b"\n", title=title)
+        except NotFoundError as error:
+            reporter.warn(f"not published ({error.what}); send the file to the owner of {record.repo}")
+            return None
 
 
 @dataclass

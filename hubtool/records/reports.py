@@ -100,13 +100,14 @@ class LintReport(Record):
 
 
 class ReproduceReport(Record):
-    """``report`` is the file written; ``run`` the new run."""
+    """``report`` is the file written; ``run`` the new run; ``published`` the commit that added the record to the repository."""
 
     repo: str
     commit: str
     verdict: Verdict
     run: str | None
     report: str
+    published: str | None = None
 
 
 REPRODUCTION_SCHEMA: Literal["hubtool/reproduction/v1"] = "hubtool/reproduction/v1"

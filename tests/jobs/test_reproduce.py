@@ -17,6 +17,7 @@ from hubtool.core.errors import IntegrityError, UsageError
 from hubtool.jobs.pack import golden_pictures
 from hubtool.jobs.push import push
 from hubtool.jobs.reproduce import reproduce
+from hubtool.jobs.verify import verify
 from hubtool.package import build
 from hubtool.package import card as cards
 from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME
@@ -180,6 +181,39 @@ def test_other_numerics_are_told(package: Path, hub: str, tmp_path: Path) -> Non
     report = reproduce("me/older", data=finished.data(), hub=hub, out=tmp_path / "again")
     assert report.verdict.state == "within tolerance"
     assert [(d.field, d.was) for d in report.verdict.numerics_differ] == [("libraries.torch", "2.14.0")]
+
+
+def test_a_reproduction_is_added_to_the_repository_once_and_survives_the_next_push(
+    package: Path, hub: str, tmp_path: Path
+) -> None:
+    push(package, "me/shown", hub=hub, yes=True)
+    report = reproduce("me/shown", data=finished.data(), hub=hub, out=tmp_path / "again", publish=True)
+    name = f"reproductions/{Path(report.report).name}"
+    api = HfApi(endpoint=hub, token=False)
+    assert api.model_info("me/shown").sha == report.published
+    assert name in api.list_repo_files("me/shown")
+    fetched = Path(api.hf_hub_download("me/shown", name, local_dir=tmp_path / "one"))
+    assert fetched.read_bytes() == Path(report.report).read_bytes()
+    text = (package / "README.md").read_text()
+    end = "<!-- yours:end about -->"
+    (package / "README.md").write_text(text.replace(end, f"Another word.\n{end}"))
+    push(package, "me/shown", hub=hub, yes=True)
+    assert name in api.list_repo_files("me/shown")
+    assert verify("me/shown", hub=hub).is_ok
+
+
+def test_a_persons_text_in_the_repository_survives_the_next_push(package: Path, hub: str, tmp_path: Path) -> None:
+    push(package, "me/edited", hub=hub, yes=True)
+    api = HfApi(endpoint=hub, token=False)
+    end = "<!-- yours:end limits -->"
+    text = Path(api.hf_hub_download("me/edited", "README.md", local_dir=tmp_path / "one")).read_text()
+    edited = text.replace(end, f"Not at night.\n{end}").encode()
+    api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="me/edited")
+    assert verify("me/edited", hub=hub).is_ok
+    push(shutil.copytree(finished.run(), tmp_path / "run"), "me/edited", hub=hub, yes=True)
+    again = Path(api.hf_hub_download("me/edited", "README.md", local_dir=tmp_path / "two")).read_text()
+    assert f"Not at night.\n{end}" in again
+    assert verify("me/edited", hub=hub).is_ok
 
 
 def test_it_never_writes_into_the_data(hub: str) -> None:
