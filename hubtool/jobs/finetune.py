@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import importlib
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +17,7 @@ from hubtool.records.recipe_file import find_recipe, load_recipe
 from hubtool.records.reports import FinetuneReport
 from hubtool.records.resolve import resolve
 from hubtool.records.run import RunOptions
-from hubtool.records.rundir import refuse_drift
+from hubtool.records.rundir import RunDir, refuse_drift
 
 __all__ = ["Inputs", "finetune", "train"]
 
@@ -43,6 +46,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     """
     if read_settings().torchrun_rank:
         return follow_torchrun(device)
+    from hubtool.data.kept import Kept
     from hubtool.data.splits import index_data
     from hubtool.jobs.pull import pull
 
@@ -61,23 +65,47 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     )
     backbone = pull(chosen.backbone.ref, reporter=reporter)
     resolved = resolve(chosen, backbone.entry)
-    manifest = index_data(
-        data,
-        task=chosen.task,
-        labels=chosen.data.labels,
-        val_fraction=chosen.data.val_fraction,
-        in_chans=chosen.data.in_chans,
-        skip_bad=skip_bad,
-        num_workers=num_workers_of(options),
-        reporter=reporter,
-    )
-    place = rundir.choose(run, recipe=path.stem, resolved=resolved, data=manifest, data_dir=data, new=new)
-    text = path.read_bytes() + "".join(f"# on the command line: {override}\n" for override in overrides).encode()
-    inputs = Inputs(recipe=text, resolved=resolved, backbone=backbone, data=manifest, options=options)
-    with place.held():
-        if place.is_finished:
-            refuse_drift(place.drift(resolved, manifest, place.environment()), place.path)
-            place.keep_run_section(chosen.run)
-            return FinetuneReport(run=str(place.path), status="already", result=place.result())
-        result = train(place, inputs, num_processes=num_processes, reporter=reporter)
-        return FinetuneReport(run=str(place.path), status="finished", result=result)
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(Kept(resolved.preprocess))
+        with contextlib.nullcontext() if run and RunDir(run).is_finished else _imported_meanwhile():
+            manifest = index_data(
+                data,
+                task=chosen.task,
+                labels=chosen.data.labels,
+                val_fraction=chosen.data.val_fraction,
+                in_chans=chosen.data.in_chans,
+                skip_bad=skip_bad,
+                num_workers=num_workers_of(options),
+                reporter=reporter,
+                kept=kept,
+            )
+        place = rundir.choose(run, recipe=path.stem, resolved=resolved, data=manifest, data_dir=data, new=new)
+        text = path.read_bytes() + "".join(f"# on the command line: {override}\n" for override in overrides).encode()
+        inputs = Inputs(recipe=text, resolved=resolved, backbone=backbone, data=manifest, options=options, kept=kept)
+        with place.held():
+            if place.is_finished:
+                refuse_drift(place.drift(resolved, manifest, place.environment()), place.path)
+                place.keep_run_section(chosen.run)
+                return FinetuneReport(run=str(place.path), status="already", result=place.result())
+            result = train(place, inputs, num_processes=num_processes, reporter=reporter)
+            return FinetuneReport(run=str(place.path), status="finished", result=result)
+
+
+@contextlib.contextmanager
+def _imported_meanwhile() -> Iterator[None]:
+    """The heavy libraries are imported while other processes decode the pictures: seconds on a cold start."""
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # it is raised where the module is really needed
+            for name in ("torch", "timm", "hubtool.training.session", "hubtool.backbones.frontier"):
+                importlib.import_module(name)
+
+    import numpy  # noqa: F401 (before the thread: two threads must not be in one package's import)
+    import PIL.Image  # noqa: F401
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

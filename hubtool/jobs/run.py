@@ -25,6 +25,7 @@ from hubtool.records.run import Result, RunOptions, Selected
 from hubtool.records.rundir import RunDir, refuse_drift
 
 if TYPE_CHECKING:
+    from hubtool.data.kept import Kept
     from hubtool.training.feed import Cut, Feed
     from hubtool.training.processes import Group
     from hubtool.training.session import Session
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run is made of, resolved and read: the recipe's text for the reader, the rest for the numbers."""
+    """What a run is made of, resolved and read: the recipe's text for the reader, the rest for the numbers.
+
+    ``kept`` may hold the pictures as they were decoded when the data was indexed.
+    """
 
     recipe: bytes
     resolved: ResolvedRecipe
     backbone: PullReport
     data: DataManifest
     options: RunOptions
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +247,7 @@ def _loaders(inputs: Inputs) -> dict[str, Any]:
             policy=inputs.resolved.data.augment.policy,
             seed=inputs.resolved.train.seed,
             num_workers=num_workers_of(inputs.options),
+            kept=inputs.kept,
         )
         for split, samples in inputs.data.splits.items()
     }
