@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextvars
 import shutil
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,27 +121,33 @@ def _listed(entry: Any) -> Listed:
 
 def fetch_files(hub: Hub, snapshot: Snapshot, names: Sequence[str]) -> dict[str, Path]:
     """Download the named files into the hub's cache and verify each; returns their paths there."""
-    files = [snapshot.files[name] for name in names]
+    files, stop = [snapshot.files[name] for name in names], threading.Event()
     with hub.reporter.task(f"pull {snapshot.repo_id}", sum(file.size_bytes for file in files), "B") as task:
-        fetch = _in_threads(lambda file: _fetch_file(hub, snapshot, file, task), files)
+        fetch = _in_threads(lambda file: _fetch_file(hub, snapshot, file, task, stop), files, stop)
     return dict(zip(names, fetch, strict=True))
 
 
-def _in_threads(work: Callable[[Listed], Path], files: list[Listed]) -> list[Path]:
+def _in_threads(work: Callable[[Listed], Path], files: list[Listed], stop: threading.Event) -> list[Path]:
+    """The work for each file; what goes wrong in one, or Ctrl-C, stops the others at their next chunk."""
     if len(files) < 2:
         return [work(file) for file in files]
     with ThreadPoolExecutor(min(_NUM_THREADS, len(files)), thread_name_prefix="hubtool-fetch") as pool:
         futures = [pool.submit(contextvars.copy_context().run, work, file) for file in files]
         try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+            for future in futures:
+                if future.done() and (error := future.exception()) is not None:
+                    raise error
             return [future.result() for future in futures]
         finally:
+            stop.set()
             for future in futures:
                 future.cancel()
 
 
-def _fetch_file(hub: Hub, snapshot: Snapshot, file: Listed, task: Task) -> Path:
+def _fetch_file(hub: Hub, snapshot: Snapshot, file: Listed, task: Task, stop: threading.Event) -> Path:
     """One file, verified. A copy that differs is removed, from the cache too, and fetched again."""
-    expected = Expected(snapshot.commit, file.oid, file.size_bytes)
+    expected = Expected(snapshot.commit, file.oid, file.size_bytes, stop)
     for attempt in range(1, _MAX_TRIES + 1):
         try:
             path = hub.call(file.path, lambda api: _download(hub, api, snapshot, file, task), expected=expected)

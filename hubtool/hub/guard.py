@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from hubtool.core.errors import IntegrityError, SecurityError, UnavailableError
+from hubtool.core.errors import HubtoolError, IntegrityError, SecurityError, UnavailableError
 from hubtool.core.ids import CommitSha
 
 if TYPE_CHECKING:
@@ -37,11 +37,12 @@ _MAX_SAME_GETS = 3
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The one file a block may download: the commit, its id in the tree listing, its size."""
+    """The one file a block may download: the commit, its id in the tree listing, its size. ``stop`` ends the download."""
 
     commit: str
     oid: str
     size_bytes: int
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -231,10 +232,10 @@ def _check_length(response: httpx2.Response, guard: Guard) -> None:
         else max(size_bytes, _MAX_ANSWER_BYTES)
     )
     if isinstance(response.stream, httpx2.SyncByteStream):
-        response.stream = _limited(response.stream, limit, guard.origin)
+        response.stream = _limited(response.stream, limit, guard)
 
 
-def _limited(inner: httpx2.SyncByteStream, limit: int, origin: str) -> httpx2.SyncByteStream:
+def _limited(inner: httpx2.SyncByteStream, limit: int, guard: Guard) -> httpx2.SyncByteStream:
     import httpx2
 
     class Limited(httpx2.SyncByteStream):
@@ -242,8 +243,12 @@ def _limited(inner: httpx2.SyncByteStream, limit: int, origin: str) -> httpx2.Sy
             total = 0
             for chunk in inner:
                 total += len(chunk)
+                if guard.expected is not None and guard.expected.stop.is_set():
+                    raise HubtoolError("E-STOPPED", "the download was stopped", where=guard.origin)
                 if total > limit:
-                    raise IntegrityError("E-INTEGRITY", f"want {limit} bytes at most, the hub sends more", where=origin)
+                    raise IntegrityError(
+                        "E-INTEGRITY", f"want {limit} bytes at most, the hub sends more", where=guard.origin
+                    )
                 yield chunk
 
         def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -44,6 +45,7 @@ class Lies:
     next_page: str | None = None
     api_body: bytes | None = None
     delay_s: float = 0.0
+    is_trickling: bool = False
 
 
 @dataclass
@@ -140,10 +142,25 @@ class LyingHub:
             self._send(request, self.lies.only_get[0], b"", self.lies.only_get[1])
         elif self.lies.cut_after is not None and self._lies_now():
             self._cut(request, data, headers)
+        elif self.lies.is_trickling:
+            self._trickle(request, data, headers)
         elif self.lies.body and self._lies_now():
             self._send(request, 200, self.lies.body(data), headers)
         else:
             self._send(request, 200, data, headers)
+
+    def _trickle(self, request: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str]) -> None:
+        """Announce everything, send a byte now and then, until nobody listens."""
+        request.send_response(200)
+        for key, value in {**headers, "Content-Length": str(len(data))}.items():
+            request.send_header(key, value)
+        request.end_headers()
+        with contextlib.suppress(OSError):
+            for byte in data:
+                request.wfile.write(bytes([byte]))
+                request.wfile.flush()
+                time.sleep(0.05)
+        request.close_connection = True
 
     def _cut(self, request: BaseHTTPRequestHandler, data: bytes, headers: dict[str, str]) -> None:
         """Announce everything, send a part, reset or close the connection."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -278,6 +282,25 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_hub_that_speaks_no_tls(tmp_path: Path) -> None:
     with LyingHub(FILES) as liar, pytest.raises(UnavailableError, match="TLS"):
         fetch(liar, tmp_path, max_attempts=1, endpoint=liar.url.replace("http:", "https:"))
+
+
+def test_ctrl_c_ends_a_slow_download(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hubtool.hub.client import Hub; from hubtool.hub.fetch import fetch_repo;"
+        "hub = Hub(endpoint=sys.argv[1], name='x', cache_dir=Path(sys.argv[2]));"
+        "fetch_repo(hub, 'timm/tiny.test', None, wanted=('config.json', 'model.safetensors'))"
+    )
+    with LyingHub(FILES, lies=Lies(is_trickling=True)) as liar:
+        command = [sys.executable, "-c", code, liar.url, str(tmp_path / "cache")]
+        client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not liar.num_seen("GET", "/resolve/"):
+            assert client.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+        client.send_signal(signal.SIGINT)
+        _, said = client.communicate(timeout=10)
+    assert "KeyboardInterrupt" in said
+    assert not list(tmp_path.rglob("*.incomplete"))
 
 
 def test_a_name_that_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
