@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hubtool.core.errors import NumericError, UsageError
+from hubtool.core.errors import IntegrityError, NumericError, UsageError
 from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
 from hubtool.records.backbone import Phase
@@ -298,8 +298,13 @@ def trained_names(model: Any, phases: Iterable[Phase]) -> tuple[str, ...]:
 
 
 def restore(model: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Put a checkpoint's tensors into the model."""
+    """Put a checkpoint's tensors into the model. Raises IntegrityError when they are of another model."""
     own = model.state_dict(keep_vars=True)
+    strange = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
+    if strange:
+        raise IntegrityError(
+            "E-CKPT-FIT", f"the checkpoint does not fit the model: {strange[0]}", do="start again with --new"
+        )
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)

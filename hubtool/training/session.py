@@ -128,6 +128,13 @@ def take_up(
             where=str(found[0]),
             do="start with --new",
         )
+    num_steps = make_plan(resolved, data).steps_per_epoch
+    if not position.epoch * num_steps <= position.global_step <= (position.epoch + 1) * num_steps:
+        raise ConflictError(
+            "E-DRIFT-STEPS",
+            f"an epoch has {num_steps} steps now, and the run stands at step {position.global_step} in epoch {position.epoch}",
+            do="data or batch size have changed too much to go on; start a new run with --new",
+        )
     if found:
         reporter.say(f"goes on from {found[0].name}")
     checkpoints.remove_after(position)

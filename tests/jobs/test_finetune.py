@@ -251,6 +251,20 @@ def test_drift_that_is_allowed_stands_in_the_result(shared: Path, nursery: Nurse
     assert [d.field for d in run.result().drift] == ["train.optimizer.lr"]
 
 
+def test_data_that_makes_another_number_of_steps_cannot_be_gone_on_with(
+    shared: Path, nursery: Nursery, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "run")
+    pid = nursery.start(call(shared, run.path))
+    wait_for_a_checkpoint(run)
+    os.kill(pid, signal.SIGTERM)
+    nursery.wait()
+    few = draw_pictures(tmp_path / "few", num=12)
+    nursery.start(call(shared, run.path, data=str(few), allow_drift=True))
+    code, error = nursery.wait()
+    assert (code, "E-DRIFT-STEPS" in error) in ((7, True), (0, False))  # stopped so early that it still fits
+
+
 def test_a_second_process_is_told_who_has_the_run(shared: Path, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     with run.held(), pytest.raises(ConflictError, match=r"in use by pid \d+"):

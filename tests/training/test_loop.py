@@ -55,6 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "ema, smoothing, cutmix": {"ema": 0.9, "label_smoothing": 0.1, "cutmix": 1.0, "mixup": 0.5},
     "bf16": {"precision": "bf16", "class_weights": "balanced"},
+    "fp16 with its scaler": {"precision": "fp16", "optimizer": {"name": "sgd", "lr": 0.05}, "clip_grad_norm": 5.0},
     "lamb": {"optimizer": {"name": "lamb", "lr": 0.01}},
 }
 

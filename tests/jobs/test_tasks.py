@@ -1,0 +1,67 @@
+"""Every task from a table or folders to its claims: trained, stopped and gone on, loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubtool.jobs.finetune import finetune
+from hubtool.jobs.target import load
+from hubtool.records.evidence import Predictions
+from hubtool.records.tasks import TASKS
+
+RECIPE = """
+schema: hubtool/recipe/v1
+backbone: bundled:test_resnet.fractal
+task: TASK
+freeze: all
+data: {img_size: 32, val_fraction: 0.25, labels: table.jsonl}
+train: {epochs: 3, batch_size: 8, optimizer: {name: adamw, lr: 2e-2}, EXTRA}
+run: {log: {tensorboard: false}}
+"""
+LABELS: dict[str, Any] = {
+    "binary": lambda bright: {"label": "bright" if bright > 110 else "dark"},
+    "multilabel": lambda bright: {
+        "labels": [n for n, limit in (("low", 60), ("mid", 110), ("high", 150)) if bright > limit]
+    },
+    "regression": lambda bright: {"target_bright": bright / 100, "target_dark": 2 - bright / 100},
+}
+EXTRA = {
+    "binary": "pos_weight: balanced, label_smoothing: 0.1, select: {metric: val/auroc, mode: max}",
+    "multilabel": "pos_weight: balanced, mixup: 0.2, select: {metric: val/average_precision, mode: max}",
+    "regression": "cutmix: 0.5, select: {metric: val/mae, mode: min}",
+}
+
+
+def draw(root: Path, task: str, num: int = 40) -> Path:
+    """Pictures of one brightness each; their labels tell it."""
+    source = np.random.default_rng(0)
+    (root / "pictures").mkdir(parents=True)
+    lines = []
+    for number in range(num):
+        bright = int(source.integers(20, 200))
+        pixels = np.clip(source.normal(bright, 12, (24, 24, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / "pictures" / f"{number:02d}.png")
+        lines.append(json.dumps({"file_name": f"pictures/{number:02d}.png", **LABELS[task](bright)}))
+    (root / "table.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel", "regression"])
+def test_a_task_is_learned_from_a_table_and_claimed(task: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(RECIPE.replace("TASK", task).replace("EXTRA", EXTRA[task]))
+    data = draw(tmp_path / "data", task)
+    report = finetune(tmp_path / "mine.yaml", data=data, run=tmp_path / "run", device="cpu", num_workers=0)
+    claims = {claim.metric: claim.value for claim in report.result.claims}
+    assert set(claims) <= set(TASKS[task].metrics)
+    assert claims[TASKS[task].metrics[0]] is not None
+    found = Predictions.read(tmp_path / "run" / report.result.claims[0].evidence)
+    loaded = load(str(tmp_path / "run"))
+    assert found.logits_NK.shape[1] == TASKS[task].num_outputs(len(loaded.classes))
+    assert (report.result.threshold is not None) == (task == "binary")
+    assert report.result.is_frozen_equal
