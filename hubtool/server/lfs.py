@@ -101,7 +101,8 @@ def _upload(call: Call, oid: Oid, size: int, *, can_multipart: bool) -> dict[str
         with store.keeping():
             call.repo.link_object(oid)
         return {"oid": oid, "size": size}
-    verify = _action(f"{call.repo_url(call.repo)}.git/info/lfs/verify")
+    # git-lfs sends no token with a verify either, once it was told that the links are authenticated
+    verify = _action(f"{call.base_url}/lfs/objects/{oid}/verify?grant={_grant(call, _PUT, oid, size)}")
     if can_multipart and size > 2 * PART_BYTES:
         upload = _multipart_action(call, oid, size)
     else:
@@ -223,9 +224,22 @@ def _complete(call: Call, body: dict[str, Any]) -> Response:
 
 
 def verify(call: Call) -> Response:
-    oid, size = _object(call, call.body)
+    """Whether an object has arrived; for who may write to the repository."""
+    return _verified(call, call.repo, *_object(call, call.body))
+
+
+async def verify_signed(call: Call) -> Response:
+    body = parse_json(await read_body(call.request))
+    _, repo = await run_in_threadpool(_admit, call, _PUT)
+    oid, size = _object(call, body)
+    if oid != call.oid:
+        raise Refusal(422, "The link belongs to another object", code="E-HUB-FIELD")
+    return await run_in_threadpool(_verified, call, repo, oid, size)
+
+
+def _verified(call: Call, repo: Repo, oid: Oid, size: int) -> Response:
     store = call.store.objects
-    if not call.repo.has_object(oid) or not store.has(oid):
+    if not repo.has_object(oid) or not store.has(oid):
         raise Refusal(404, "Object does not exist", code="E-HUB-OBJECT")
     if store.size_bytes(oid) != size:
         raise Refusal(422, "The object has another size", code="E-HUB-SIZE")
@@ -241,4 +255,5 @@ ROUTES = (
     Route(methods=("PUT",), path=_OBJECT, rule=Rule.SIGNED, endpoint=put_object),
     Route(methods=("PUT",), path=f"{_OBJECT}/parts/{{number}}", rule=Rule.SIGNED, endpoint=put_part),
     Route(methods=("POST",), path=f"{_OBJECT}/complete", rule=Rule.SIGNED, endpoint=complete),
+    Route(methods=("POST",), path=f"{_OBJECT}/verify", rule=Rule.SIGNED, endpoint=verify_signed),
 )
