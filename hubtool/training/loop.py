@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hubtool.core.errors import IntegrityError, NumericError, UsageError
+from hubtool.core.errors import IntegrityError, InterruptedRun, NumericError, UsageError
 from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
 from hubtool.records.backbone import Phase
@@ -24,15 +24,15 @@ from hubtool.records.metrics import compute
 from hubtool.records.recipe import Train
 from hubtool.records.state import Best, Position
 from hubtool.records.tasks import TaskName
-from hubtool.training.averages import Averages
 from hubtool.training.checkpoint import Checkpoints, TrainState
 from hubtool.training.evaluate import infer, predictions
 from hubtool.training.feed import Cut, Features, Feed, autocast
+from hubtool.training.learner import Learner
 from hubtool.training.losses import Loss
 from hubtool.training.mix import Mixer
-from hubtool.training.optim import lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
+from hubtool.training.optim import lr_at
 from hubtool.training.order import MicroBatch, Plan, share
-from hubtool.training.processes import Buffer, Group
+from hubtool.training.processes import Group
 from hubtool.training.signals import Stop
 
 
@@ -85,80 +85,59 @@ def fit(
     ``trained`` names what this phase or one before it trains: that is what checkpoints hold. Raises NumericError (the last
     good checkpoint stays), InterruptedRun once a signal's step is saved, StorageError when a checkpoint cannot be written.
     """
-    train, plan = work.train, work.plan
-    live: dict[str, Tensor] = {
-        name: value for name, value in work.model.state_dict(keep_vars=True).items() if name in set(trained)
-    }
-    optimizer = make_optimizer(train, live, phase)
-    restore_optimizer(optimizer, state.optimizer, state.position.scalars)
-    scaler = torch.amp.GradScaler(work.device.type, enabled=train.precision == "fp16")
-    scaler.load_state_dict(_scaler_state(state.position) if scaler.is_enabled() else {})
-    averages = Averages(live, train.ema, state.optimizer)
+    train, plan, group = work.train, work.plan, work.group
+    learner = Learner(work.model, train, phase, trained=trained, device=work.device, state=state)
     position, began = state.position, time.monotonic()
     end_epoch = phase.first_epoch + phase.num_epochs
-    end_step = end_epoch * plan.steps_per_epoch
 
-    def snapshot() -> TrainState:
-        tensors, scalars = optimizer_state(optimizer)
-        here = position.model_copy(
-            update={
-                "scalars": scalars | {f"scaler/{key}": value for key, value in scaler.state_dict().items()},
-                "journal_size_bytes": work.journal.commit(),
-                "wall_s": state.position.wall_s + time.monotonic() - began,
-            }
-        )
-        return TrainState(position=here, tensors=_copies(live), optimizer=_copies(tensors | averages.state()))
+    def share_of(end_step: int) -> Iterator[MicroBatch]:
+        return plan.steps(position.global_step, end_step, rank=group.rank, num_processes=group.num_processes)
 
     def log(tag: str, value: float, split: str = "train") -> None:
         event = Event(global_step=position.global_step, epoch=position.epoch, split=split, tag=tag, value=value)
         work.journal.append(event)
         work.sink.write(event)
 
-    steps = plan.steps(position.global_step, end_step, rank=work.group.rank, num_processes=work.group.num_processes)
-    batches = feed.features(steps)
+    def snapshot() -> TrainState:
+        wall_s = state.position.wall_s + time.monotonic() - began
+        written = {"journal_size_bytes": work.journal.commit(), "wall_s": wall_s}
+        return learner.state(position.model_copy(update=written))
+
+    features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
         bar.advance(position.global_step)
         while position.epoch < end_epoch and not is_over(train, position):
-            epoch_end = (position.epoch + 1) * plan.steps_per_epoch
-            feed.prepare(
-                plan.steps(
-                    position.global_step, epoch_end, rank=work.group.rank, num_processes=work.group.num_processes
-                )
-            )
-            epoch_began = time.monotonic()
+            epoch_began, epoch_end = time.monotonic(), (position.epoch + 1) * plan.steps_per_epoch
+            feed.prepare(share_of(epoch_end))
+
             while position.global_step < epoch_end:
-                set_lr(optimizer, lr := lr_at(train, position.global_step, plan.steps_per_epoch))
-                done = _step(position.global_step, batches, cut, optimizer, scaler, work, live)
-                averages.update(position.global_step)
-                position = position.model_copy(
-                    update={
-                        "global_step": position.global_step + 1,
-                        "loss_sum": position.loss_sum + done.loss_sum,
-                        "num_seen": position.num_seen + done.num_samples,
-                        "value": None,
-                    }
-                )
+                lr = lr_at(train, position.global_step, plan.steps_per_epoch)
+                done = _step(position.global_step, lr, features, cut, learner, work)
+                position = _stepped(position, done)
                 log("loss", done.loss_sum / done.num_samples)
                 log("lr", lr)
                 if done.grad_norm is not None:
                     log("grad_norm", done.grad_norm)
                 bar.advance()
                 if done.is_asked_to_stop or (work.save_every and position.global_step % work.save_every == 0):
-                    _refuse_bad_weights(live, position)
                     work.checkpoints.publish_soon(snapshot())
                 if done.is_asked_to_stop:
                     raise _stopped(work, position)
+
+            wall_epoch_s = time.monotonic() - epoch_began
+            with learner.averaged():
+                metrics = _validate(val_feed, cut, work)
+            if metrics is None:
+                work.checkpoints.publish_soon(snapshot())
+                raise _stopped(work, position)
             log("epoch_loss", position.loss_sum / position.num_seen)
-            log("wall_epoch_s", time.monotonic() - epoch_began)
-            with averages.in_place():
-                metrics = _validate(val_feed, cut, work, position)
+            log("wall_epoch_s", wall_epoch_s)
             for tag, value in metrics.items():
                 log(tag, value, "val")
             position = judged(train, position, metrics)
             bar.note(_note(train, position, metrics))
-            _refuse_bad_weights(live, position)
             work.checkpoints.publish_soon(snapshot())
-            if any(work.group.sum_up([], [work.stop.is_asked])):
+            if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
     work.checkpoints.wait()
     return snapshot()
@@ -174,23 +153,14 @@ class _Done:
     is_asked_to_stop: bool
 
 
-def _step(
-    global_step: int,
-    features: Iterator[Features],
-    cut: Cut,
-    optimizer: Any,
-    scaler: Any,
-    work: Work,
-    live: Mapping[str, Tensor],
-) -> _Done:
+def _step(global_step: int, lr: float, features: Iterator[Features], cut: Cut, learner: Learner, work: Work) -> _Done:
     """One update of the weights. Raises NumericError, in every process, before it would use a loss that is not finite."""
-    parts = work.plan.step(global_step)
+    parts, group = work.plan.step(global_step), work.group
     num_samples = sum(len(part.samples) for part in parts)
-    optimizer.zero_grad(set_to_none=True)
     losses: list[tuple[float, MicroBatch]] = []
-    num_processes = work.group.num_processes
-    buffers = _running(work.model, live) if num_processes > 1 else []
-    for batch in parts[slice(*share(len(parts), work.group.rank, num_processes))]:
+    running = learner.running() if group.num_processes > 1 else []
+    learner.begin(lr)
+    for batch in parts[slice(*share(len(parts), group.rank, group.num_processes))]:
         feats = next(features)
         _reseed(Address(purpose="module", step=global_step, index=batch.index).seed(work.train.seed))
         targets = work.targets[list(batch.samples)]
@@ -199,55 +169,50 @@ def _step(
         with autocast(work.device, work.train.precision):
             logits_BK = cut.suffix(feats, training=True)
         loss = work.loss(logits_BK, targets)
-        scaler.scale(loss / num_samples).backward()
+        learner.backward(loss / num_samples)
         losses.append((float(loss.detach()), batch))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     own_sum = sum(loss for loss, _ in losses)
-    loss_sum, num_asked = work.group.sum_up(parameters, [own_sum, work.stop.is_asked])
+    loss_sum, num_asked = group.sum_up(learner.parameters, [own_sum, work.stop.is_asked])
     if not _is_finite(loss_sum):
         raise _bad_batch(work, next((batch for loss, batch in losses if not _is_finite(loss)), parts[0]), loss_sum)
-    grad_norm = None
-    if work.train.clip_grad_norm is not None:
-        scaler.unscale_(optimizer)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, work.train.clip_grad_norm))
-        if not _is_finite(grad_norm):
-            if not scaler.is_enabled():
-                raise _bad_batch(work, parts[0], grad_norm)
-            grad_norm = None
-    scaler.step(optimizer)
-    scaler.update()
-    ends = [share(len(parts), rank, num_processes) for rank in range(num_processes)]
-    work.group.chain(buffers, [end - first for first, end in ends])
+    grad_norm = learner.update()
+    ends = [share(len(parts), rank, group.num_processes) for rank in range(group.num_processes)]
+    group.chain(running, [end - first for first, end in ends])
+    learner.average(global_step)
     return _Done(loss_sum=loss_sum, num_samples=num_samples, grad_norm=grad_norm, is_asked_to_stop=num_asked > 0)
 
 
-def _running(model: Any, live: Mapping[str, Tensor]) -> list[Buffer]:
-    """The running statistics that training moves, as they stand before a step."""
-    found = []
-    for path, module in model.named_modules():
-        if getattr(module, "running_mean", None) is None:
-            continue
-        for name, value in module.named_buffers(prefix=path, recurse=False):
-            if name in live:
-                found.append(Buffer(value=value, before=value.clone(), decay=1 - (module.momentum or 0.0)))
-    return found
+def _stepped(position: Position, done: _Done) -> Position:
+    return position.model_copy(
+        update={
+            "global_step": position.global_step + 1,
+            "loss_sum": position.loss_sum + done.loss_sum,
+            "num_seen": position.num_seen + done.num_samples,
+            "value": None,
+        }
+    )
 
 
-def _validate(feed: Feed, cut: Cut, work: Work, position: Position) -> dict[str, float]:
+def _validate(feed: Feed, cut: Cut, work: Work) -> dict[str, float] | None:
+    """The metrics of val; None when a signal has ended it. (Several processes finish it: they have to agree.)"""
+
     def advance(_num: int) -> None:
         if work.stop.is_asked and work.group.num_processes == 1:
-            raise _stopped(work, position)
+            raise work.stop.interrupted("during evaluation")
 
-    logits_NK = infer(
-        feed,
-        cut,
-        num_samples=len(work.val_samples),
-        micro_size=work.plan.micro_size,
-        device=work.device,
-        precision=work.train.precision,
-        advance=advance,
-        group=work.group,
-    )
+    try:
+        logits_NK = infer(
+            feed,
+            cut,
+            num_samples=len(work.val_samples),
+            micro_size=work.plan.micro_size,
+            device=work.device,
+            precision=work.train.precision,
+            advance=advance,
+            group=work.group,
+        )
+    except InterruptedRun:
+        return None
     found = predictions("val", work.val_samples, logits_NK)
     return compute(work.task, found.logits_NK, found.targets)
 
@@ -310,10 +275,6 @@ def restore(model: Any, tensors: Mapping[str, Tensor]) -> None:
             own[name].copy_(value)
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
-
-
 def _reseed(seed: int) -> None:
     """Seed what modules draw from: dropout and drop-path take the default generators."""
     torch.default_generator.manual_seed(seed)
@@ -321,11 +282,6 @@ def _reseed(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     elif torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
-
-
-def _scaler_state(position: Position) -> dict[str, Any]:
-    fresh = torch.amp.GradScaler("cpu").state_dict()
-    return {key: position.scalars.get(f"scaler/{key}", value) for key, value in fresh.items()}
 
 
 def _is_finite(value: float) -> bool:
@@ -343,17 +299,8 @@ def _bad_batch(work: Work, batch: MicroBatch, value: float) -> NumericError:
     )
 
 
-def _refuse_bad_weights(live: Mapping[str, Tensor], position: Position) -> None:
-    for name, value in live.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
-            raise NumericError(
-                "E-NUMERIC-WEIGHT",
-                f"{name} is not finite after step {position.global_step}",
-                do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
-            )
-
-
-def _stopped(work: Work, position: Position) -> Exception:
+def _stopped(work: Work, position: Position) -> InterruptedRun:
+    """Once what is being written is durable."""
     work.checkpoints.wait()
     return work.stop.interrupted(f"saved at step {position.global_step}")
 

@@ -79,6 +79,34 @@ def test_a_run_stopped_at_any_step_ends_as_the_one_that_was_not(recipe: dict[str
     assert last.events() == unbroken.events()
 
 
+def test_a_run_stopped_in_an_evaluation_has_saved_its_last_step(tmp_path: Path) -> None:
+    class Stopping(DrawnLoader):
+        num_calls = 0
+        stop: Stop
+
+        def load(self, batches: Any) -> Any:
+            self.num_calls += 1
+            for x_BCHW in super().load(batches):
+                if self.num_calls == 2:
+                    self.stop.signal_number = signal.SIGINT
+                yield x_BCHW
+
+    train = make_train()
+    unbroken = Run(tmp_path / "unbroken", train)
+    wanted = unbroken.go()
+    loader = Stopping(17)
+    broken = Run(tmp_path / "broken", train, num_val=17, val_loader=loader)
+    loader.stop = broken.stop
+    with pytest.raises(InterruptedRun, match="saved at step 6"):
+        broken.go()
+    assert "e001-s000006" in {path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()}
+    again = Run(tmp_path / "broken", train, num_val=17)
+    state = again.go()
+    assert all(torch.equal(state.tensors[name], wanted.tensors[name]) for name in wanted.tensors)
+    steps = [event[:3] for event in again.events()]
+    assert len(set(steps)) == len(steps) == len(unbroken.events())
+
+
 def test_the_journal_has_each_step_once_and_finite_numbers(tmp_path: Path) -> None:
     run = Run(tmp_path, make_train())
     run.go()

@@ -133,6 +133,7 @@ class Run:
     save_every: int | None = None
     stop: Stop = field(default_factory=Stop)
     loader: Any = None
+    val_loader: Any = None
     model: TinyNet = field(default_factory=make_model)
 
     def feed(self, cut: Any, mix: Mix | None, loader: Any) -> Feed:
@@ -181,7 +182,7 @@ class Run:
         cut: Any = StemCut(self.model) if self.is_cut else Whole(self.model, "asked not to")
         loader = self.loader or DrawnLoader(self.num_train, self.train.seed)
         feed = self.feed(cut, mixer.pictures if mixer.is_on else None, loader)
-        val_feed = self.feed(cut, None, DrawnLoader(self.num_val))
+        val_feed = self.feed(cut, None, self.val_loader or DrawnLoader(self.num_val))
         try:
             return fit(phase, trained_names(self.model, [phase]), cut, feed, val_feed, work, state)
         finally:
