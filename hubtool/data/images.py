@@ -98,19 +98,20 @@ def decode(data: bytes, in_chans: int = 3) -> tuple[Image.Image, tuple[str, ...]
     # Pillow's switch for decoding what is left of a truncated file is global, and some libraries turn it on.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     applied: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own limit lies above ours; the rest is told by errors
-        image: Image.Image = _load(data, applied)
-        turn = _TURNS.get(_orientation(image))
-        image = _to_eight_bits(image)
-        image, alpha = _to_colour(image, applied)
-        if image.mode == "L" and in_chans >= 3:
-            applied.append("grey")
-        if turn is not None:
-            applied.append("exif turned")
-            image = image.transpose(turn)
-            alpha = alpha.transpose(turn) if alpha else None
-        return _to_channels(image, alpha, in_chans, applied), tuple(applied)
+    # Pillow's own limit lies above ours, the rest is told by errors. Not ``catch_warnings``: it is not for two threads, and
+    # libraries are imported in another one meanwhile.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    image: Image.Image = _load(data, applied)
+    turn = _TURNS.get(_orientation(image))
+    image = _to_eight_bits(image)
+    image, alpha = _to_colour(image, applied)
+    if image.mode == "L" and in_chans >= 3:
+        applied.append("grey")
+    if turn is not None:
+        applied.append("exif turned")
+        image = image.transpose(turn)
+        alpha = alpha.transpose(turn) if alpha else None
+    return _to_channels(image, alpha, in_chans, applied), tuple(applied)
 
 
 def _load(data: bytes, applied: list[str]) -> ImageFile.ImageFile:

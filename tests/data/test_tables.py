@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from data.made import Heard, folders
-from hubtool.core.errors import DataError, SecurityError
+from hubtool.core.errors import DataError, HubtoolError, SecurityError
 from hubtool.core.progress import SILENT
 from hubtool.data import tables
 from hubtool.records.tasks import TaskName
@@ -140,3 +142,21 @@ def test_a_missing_table_and_one_that_is_linked_from_outside(
     (root / "linked.csv").symlink_to(outside)
     with pytest.raises(SecurityError):
         tables.read_table(root, "linked.csv", "classification", SILENT)
+
+
+@settings(max_examples=120, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["classification", "multilabel", "regression"]),
+    st.sampled_from(["t.csv", "t.jsonl"]),
+    st.one_of(
+        st.binary(max_size=80),
+        st.text(
+            st.sampled_from('file_name,label,labels,target,split\n"|{}[]:\0 0.png train nan 1e999'), max_size=60
+        ).map(lambda rest: b"file_name,label,labels,target\nimg/0.png,a,b,1\n" + rest.encode()),
+    ),
+)
+def test_any_bytes_give_rows_or_our_error(root: Path, task: TaskName, name: str, content: bytes) -> None:
+    try:
+        read(root, content, task, name)
+    except HubtoolError as error:
+        assert error.exit_code in (3, 6)

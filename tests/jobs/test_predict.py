@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from hubtool.core.errors import DataError, NotFoundError, UsageError
+from hubtool.core.progress import SILENT
 from hubtool.jobs.evaluate import evaluate
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.predict import predict
+from hubtool.jobs.push import push
 from hubtool.records.reports import FinetuneReport
 from hubtool.records.rundir import RunDir
+from jobs import finished
 
 RECIPE = """
 schema: hubtool/recipe/v1
@@ -146,3 +149,19 @@ def test_a_class_the_model_does_not_know(trained: dict[str, tuple[Path, Finetune
     with pytest.raises(DataError, match="unknown label 'klass2'") as caught:
         evaluate(report.run, data=tmp_path)
     assert caught.value.do == "did you mean 'class2'?"
+
+
+def test_a_package_and_a_repository_give_what_the_run_gives(home: Path) -> None:
+    run, package = finished.run(), finished.package()
+    repo = push(package, "me/bars", hub="local", reporter=SILENT).plan.repo_id
+    pictures = sorted(finished.data().rglob("*.png"))[:5]
+    of_run = predict(str(run), pictures, device="cpu")
+    for target, hub in ((str(package), None), (repo, "local"), (repo, None)):  # None: the registry knows the hub
+        found = predict(target, pictures, device="cpu", hub=hub)
+        for one, other in zip(of_run, found, strict=True):
+            assert one.path == other.path
+            assert [name for name, _ in one.scores] == [name for name, _ in other.scores]
+            assert [s for _, s in one.scores] == pytest.approx([s for _, s in other.scores], rel=1e-4)
+    report = evaluate(repo, data=finished.data(), device="cpu", hub="local", num_workers=0)
+    assert report.num_samples == 48 and 0 <= report.metrics["top1"] <= 1
+    assert not list((home / "scratch").iterdir()), "what was fetched is gone"
