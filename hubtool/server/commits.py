@@ -125,10 +125,12 @@ def build_commit(git: GitDir, draft: Draft, parent: CommitSha) -> CommitSha:
         assert child.stdin is not None and child.stderr is not None
         with contextlib.suppress(BrokenPipeError):
             _feed(child.stdin, draft, parent, name)
+        with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
         stderr = child.stderr.read()
         status = child.wait()
     if status != 0:
+        (git.path / f"fast_import_crash_{child.pid}").unlink(missing_ok=True)
         raise git_error(stderr, git.path)
     new = git.ref(name)
     assert new is not None

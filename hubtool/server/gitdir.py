@@ -124,7 +124,7 @@ def _git(
 def git_error(stderr: bytes, directory: Path) -> HubtoolError:
     text = stderr.decode("utf-8", "replace").strip().replace(str(directory), directory.name)
     last = text.splitlines()[-1] if text else "git failed"
-    if "No space left" in text or "Disk quota" in text:
+    if any(word in text for word in ("No space left", "Out of diskspace", "Disk quota")):
         return StorageError("E-DISK-FULL", "the disk is full", do="free some space and try again")
     return StorageError("E-HUB-GIT", last[:300])
 

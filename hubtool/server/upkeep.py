@@ -142,6 +142,8 @@ def collect(store: Store, *, grace_s: float = GRACE_S, reporter: Reporter = SILE
 def _collect_repo(store: Store, repo: Repo, before: float) -> None:
     git = repo.git
     _drop_hidden_refs(git)
+    for report in repo.path.glob("fast_import_crash_*"):
+        report.unlink(missing_ok=True)
     run_git(repo.path, "gc", "--quiet", "--prune=2.weeks.ago")
     refs = git.refs()
     wanted = {pointer.oid for pointer in pointers(git)}
