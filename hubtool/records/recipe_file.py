@@ -16,7 +16,11 @@ from hubtool.core.settings import BUNDLED
 from hubtool.records.recipe import SCHEMA, HubtoolErrorInField, Recipe, did_you_mean
 from hubtool.records.yaml_loader import Document, load_yaml, parse_scalar
 
-_SECRET = re.compile(r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})")
+# The second shape is the token of a hubtool hub, which has - and _ in it.
+_SECRET = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|hf_(?=[\w-]*[0-9])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{40,}"
+    r"|sk-[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
+)
 
 # What other trainers call it → where it stands here.
 _FOREIGN = {
