@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -182,6 +183,7 @@ def _run(code: str, library: str) -> str:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         try:
             exec(program, names)
         except (
@@ -199,4 +201,6 @@ def _run(code: str, library: str) -> str:
                 f"the {library} snippet of the card fails: {type(error).__name__}: {error}",
                 do="please report this backbone",
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
     return output.getvalue()

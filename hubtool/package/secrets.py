@@ -34,7 +34,10 @@ class Secret:
 # Each pattern has one group: the secret itself.
 _SHAPES: tuple[tuple[str, bytes], ...] = (
     ("Hugging Face token", rb"(?<![A-Za-z0-9_])((?:hf|api_org)_[A-Za-z0-9]{20,})"),
-    ("hubtool hub token", rb"(?<![A-Za-z0-9_])(hth_[A-Za-z0-9]{20,})"),
+    (  # those of a hubtool hub have - and _ in them; a long name in snake_case has no capital, no digit
+        "hub token",
+        rb"(?<![A-Za-z0-9_])(hf_(?=[\w-]*[0-9])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{40,})",
+    ),
     ("W&B key", rb"(?<![A-Za-z0-9_])(wandb_v\d+_[A-Za-z0-9_]{30,})"),
     (
         "W&B key",

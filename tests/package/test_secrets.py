@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets as stdlib_secrets
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,13 @@ def test_every_secret_is_found_in_every_carrier(name: str, carrier: str, tmp_pat
         assert secret not in str(found[0])
 
 
+def test_every_token_a_hub_of_ours_hands_out_is_found() -> None:
+    for _ in range(300):
+        text = f"token: hf_{stdlib_secrets.token_urlsafe(32)}\n"
+        assert secrets.scan_text(text, "x"), text
+        assert secrets.scan_bytes(b"\0A" + text.encode(), "x"), text
+
+
 def test_the_report_gives_file_line_rule_and_four_characters(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text(f"a\nb\ntoken {SECRETS['hf']}\n")
     with pytest.raises(SecurityError) as caught:
@@ -89,6 +97,7 @@ def test_the_report_gives_file_line_rule_and_four_characters(tmp_path: Path) -> 
         "git@github.com:owner/name.git",
         "ssh://git@github.com:22/owner/name",
         "hf_hub_download_and_something_else",
+        "hf_a_function_whose_name_goes_on_and_on_for_more_than_forty_letters",
         "tokens: 12, key: value, password: none",
         "the API key is read from the environment",
         "sk-learn is a library; risk-free-and-something-that-goes-on-for-longer",
