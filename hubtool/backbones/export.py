@@ -201,9 +201,9 @@ def _expect(wanted: Tensor, got: Tensor, rtol: float, who: str) -> None:
 
 
 def _plain_timm(directory: Path) -> nn.Module:
-    import timm
+    from hubtool.backbones import from_timm
 
-    return cast("nn.Module", timm.create_model(f"local-dir:{directory}", pretrained=True).eval())
+    return from_timm.plain(directory)
 
 
 def _plain_transformers(directory: Path) -> Any:

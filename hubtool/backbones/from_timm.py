@@ -17,7 +17,7 @@ from timm.layers._fx import get_notrace_functions, get_notrace_modules
 from timm.models import _builder, get_pretrained_cfg, is_model
 from timm.models._hub import load_model_config_from_path
 from timm.models._manipulate import adapt_input_conv, group_with_matcher
-from timm.models._pretrained import filter_pretrained_cfg
+from timm.models._pretrained import PretrainedCfg, filter_pretrained_cfg
 from torch import Tensor, nn
 
 from hubtool.backbones import classifiers, layout, modules, weights
@@ -44,11 +44,15 @@ _NOT_EXPORTED = {
 def find_cfg(name: str) -> Any:
     """timm's own entry for ``architecture`` or ``architecture.tag``; raises NotFoundError with the nearest names."""
     architecture, _, tag = name.partition(".")
-    cfg = get_pretrained_cfg(name) if is_model(architecture) else None
-    if cfg is not None and (not tag or cfg.tag == tag):
-        return cfg
     if is_model(architecture):
-        near = [n for n in timm.list_pretrained() if n.partition(".")[0] == architecture]
+        try:
+            return get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError:  # an unknown tag, or an architecture without any weights
+            if not tag:
+                return PretrainedCfg(architecture=architecture)
+    if is_model(architecture):
+        tags = [n for n in timm.list_pretrained() if n.partition(".")[0] == architecture]
+        near = difflib.get_close_matches(name, tags, n=3, cutoff=0.0)
         wanted = f"{architecture} has no weights {tag!a}"
     else:
         known = timm.list_models()
@@ -398,3 +402,8 @@ def create_from(name: str, args: Mapping[str, Any], state: Mapping[str, Tensor])
     except HubtoolError:
         return None
     return model.eval()
+
+
+def plain(directory: Path) -> nn.Module:
+    """What anybody's timm makes of a directory, in eval mode. For comparing logits."""
+    return cast("nn.Module", timm.create_model(f"local-dir:{directory}", pretrained=True).eval())
