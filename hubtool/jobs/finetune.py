@@ -101,7 +101,7 @@ def _imported_meanwhile() -> Iterator[None]:
                 importlib.import_module(name)
 
     import numpy  # noqa: F401 (before the thread: two threads must not be in one package's import)
-    import PIL.Image  # noqa: F401
+    import hubtool.data.images  # noqa: F401 (Pillow)
 
     thread = threading.Thread(target=load, name="imports", daemon=True)
     thread.start()
