@@ -101,6 +101,7 @@ def _imported_meanwhile() -> Iterator[None]:
                 importlib.import_module(name)
 
     import numpy  # noqa: F401 (before the thread: two threads must not be in one package's import)
+
     import hubtool.data.images  # noqa: F401 (Pillow)
 
     thread = threading.Thread(target=load, name="imports", daemon=True)
