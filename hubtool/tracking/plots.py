@@ -36,7 +36,7 @@ def curves(events: Iterable[Event], path: Path, *, title: str = "") -> tuple[Pat
     panels = _panels(series)
     with figure(4.4 * len(panels), 3.4, path) as fig:
         for axis, (name, unit, found) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _draw_lines(axis, [Curve(label=k, xs=xs, ys=ys) for k, (xs, ys) in found.items()])
+            _draw_lines(axis, [Curve(label=k, xs=xs, ys=ys) for k, (xs, ys) in found.items()], is_noisy=name == "loss")
             axis.set_title(name)
             axis.set_xlabel("optimizer step")
             axis.set_ylabel(unit)
@@ -89,12 +89,13 @@ def _panels(series: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return [panel for panel in panels if panel[2]] or [("loss", "mean loss per sample", {})]
 
 
-def _draw_lines(axis: Any, lines: Sequence[Curve]) -> None:
+def _draw_lines(axis: Any, lines: Sequence[Curve], *, is_noisy: bool = True) -> None:
+    """A long noisy line is drawn faint, its running mean in full; a schedule is drawn as it is."""
     for number, line in enumerate(lines):
         color, dash = LINES[number % len(LINES)]
         marker = "o" if len(line.xs) <= 30 else None
         ys: Any = line.ys
-        if len(line.ys) >= _SMOOTH_FROM:
+        if is_noisy and len(line.ys) >= _SMOOTH_FROM:
             axis.plot(line.xs, line.ys, color=color, linewidth=0.7, alpha=0.28)
             ys = _smooth(np.asarray(line.ys, dtype=np.float64), len(line.ys) // 40)
         axis.plot(line.xs, ys, color=color, linestyle=dash, marker=marker, markersize=3, label=line.label)
