@@ -67,7 +67,7 @@ def _json(value: Any, headers: dict[str, str]) -> Response:
 
 def last_commits(git: GitDir, sha: str, entries: list[Entry]) -> dict[str, Commit]:
     """The commit that last changed each entry (files and folders), found in one walk of the history."""
-    from hubtool.server.gitdir import run_git
+    from hubtool.server.gitprocess import run_git
 
     wanted = {entry.path for entry in entries}
     found: dict[str, Commit] = {}

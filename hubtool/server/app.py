@@ -23,7 +23,7 @@ from hubtool.server.access import CHALLENGE, Access, Rule
 from hubtool.server.bodies import parse_json, read_body
 from hubtool.server.call import Call, Route, Site
 from hubtool.server.edge import Edge
-from hubtool.server.gitdir import close_processes
+from hubtool.server.gitprocess import close_processes
 from hubtool.server.refusals import Refusal, as_response, from_error
 from hubtool.server.repos import KINDS
 from hubtool.server.store import Store

@@ -19,7 +19,8 @@ from typing import IO
 
 from hubtool.core.errors import ConflictError, NotFoundError, UsageError
 from hubtool.core.ids import CommitSha, RepoPath
-from hubtool.server.gitdir import HIDDEN_REFS, Commit, GitDir, git_environment, git_error, git_program, run_git
+from hubtool.server.gitdir import HIDDEN_REFS, Commit, GitDir
+from hubtool.server.gitprocess import git_environment, git_error, git_program, run_git
 from hubtool.server.pointers import Pointer
 
 NO_SHA = "0" * 40

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from hubtool.server.access import Rule
 from hubtool.server.bodies import too_large
 from hubtool.server.call import Call, Route
-from hubtool.server.gitdir import git_environment, git_program
+from hubtool.server.gitprocess import git_environment, git_program
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import Repo
 

@@ -7,9 +7,7 @@ Loose objects and refs are read directly (they are small zlib files); what is pa
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 import subprocess
 import threading
 import zlib
@@ -18,25 +16,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
-from hubtool.core.errors import ConflictError, HubtoolError, IntegrityError, NotFoundError, StorageError
+from hubtool.core.errors import ConflictError, IntegrityError, NotFoundError
 from hubtool.core.ids import CommitSha
+from hubtool.server.gitprocess import BATCHES, git_environment, git_error, git_program, run_git, try_git
 from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 
 HIDDEN_REFS = "refs/hubtool"
 _SHA = re.compile(r"[0-9a-f]{40}")
 _MAX_LOOSE_BYTES = 1 << 20
 _TREE_MODE = "40000"
-_ENV = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_NO_REPLACE_OBJECTS": "1",
-    "LC_ALL": "C",
-    "HOME": "/nonexistent",
-    "PATH": os.defpath,
-}
 CONFIG = {
     "core.fsync": "all",
     "core.fsyncMethod": "fsync",
@@ -81,52 +70,6 @@ class Commit:
     @property
     def title(self) -> str:
         return self.message.partition("\n")[0]
-
-
-def git_environment() -> dict[str, str]:
-    """What a git child may see: our settings only, never the user's configuration or secrets."""
-    return _ENV
-
-
-@lru_cache(maxsize=1)
-def git_program() -> str:
-    """Where git is. Raises StorageError when it is not installed."""
-    program = shutil.which("git")
-    if program is None:
-        raise StorageError("E-HUB-GIT", "git is not installed", do="install git 2.36 or newer")
-    return program
-
-
-def run_git(
-    directory: Path, *args: str, stdin: bytes | IO[bytes] | None = None, env: dict[str, str] | None = None
-) -> bytes:
-    """Run git; raises StorageError with its last line when it fails."""
-    done = _git(directory, args, stdin, env)
-    if done.returncode != 0:
-        raise git_error(done.stderr, directory)
-    return done.stdout
-
-
-def _git(
-    directory: Path, args: Iterable[str], stdin: bytes | IO[bytes] | None, env: dict[str, str] | None
-) -> subprocess.CompletedProcess[bytes]:
-    source: dict[str, object] = {"stdin": subprocess.DEVNULL}
-    if isinstance(stdin, bytes):
-        source = {"input": stdin}
-    elif stdin is not None:
-        source = {"stdin": stdin}
-    command = [git_program(), f"--git-dir={directory}", *args]
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        command, capture_output=True, check=False, env=git_environment() | (env or {}), cwd="/", **source
-    )
-
-
-def git_error(stderr: bytes, directory: Path) -> HubtoolError:
-    text = stderr.decode("utf-8", "replace").strip().replace(str(directory), directory.name)
-    last = text.splitlines()[-1] if text else "git failed"
-    if any(word in text for word in ("No space left", "Out of diskspace", "Disk quota")):
-        return StorageError("E-DISK-FULL", "the disk is full", do="free some space and try again")
-    return StorageError("E-HUB-GIT", last[:300])
 
 
 class GitDir:
@@ -177,7 +120,7 @@ class GitDir:
         Raises ConflictError when a ref no longer is ``old``.
         """
         lines = ["start", *(f"update {ref} {new} {old}" for ref, new, old in changes), "prepare", "commit", ""]
-        done = _git(self.path, ["update-ref", "--stdin"], "\n".join(lines).encode(), None)
+        done = try_git(self.path, ["update-ref", "--stdin"], "\n".join(lines).encode(), None)
         if done.returncode != 0:
             text = done.stderr.decode("utf-8", "replace")
             if any(
@@ -215,7 +158,7 @@ class GitDir:
         loose = self._read_loose(sha)
         if loose is not None:
             return loose
-        return _BATCHES.of(self.path).read(sha, max_bytes)
+        return BATCHES.of(self.path).read(sha, max_bytes)
 
     def _read_loose(self, sha: str) -> tuple[str, bytes] | None:
         path = self.path / "objects" / sha[:2] / sha[2:]
@@ -264,7 +207,7 @@ class GitDir:
 
     def blob_size(self, oid: str) -> int:
         loose = self._read_loose(oid)
-        return len(loose[1]) if loose is not None else _BATCHES.of(self.path).size_bytes(oid)
+        return len(loose[1]) if loose is not None else BATCHES.of(self.path).size_bytes(oid)
 
     def list_tree(self, commit: str, path: str = "", *, is_recursive: bool = True) -> list[Entry]:
         """The entries below ``path``, sorted by git. Raises NotFoundError when it is no directory."""
@@ -365,104 +308,3 @@ def _blob_facts(git: GitDir, oid: str) -> tuple[int, Pointer | None]:
         while len(_FACTS) > _MAX_FACTS:
             _FACTS.popitem(last=False)
     return size_bytes, pointer
-
-
-class _Batch:
-    """One ``git cat-file --batch-command`` process; requests take turns."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def read(self, sha: str, max_bytes: int) -> tuple[str, bytes]:
-        with self._lock:
-            kind, size_bytes = self._ask("info", sha)
-            if size_bytes > max_bytes:
-                raise StorageError("E-HUB-LARGE", f"the git object has {size_bytes} bytes", where=sha)
-            self._ask("contents", sha)
-            stream = self._process().stdout
-            assert stream is not None
-            data = stream.read(size_bytes + 1)[:-1]
-        if len(data) != size_bytes:
-            raise IntegrityError("E-HUB-DAMAGED", "a git object is damaged", where=sha)
-        return kind, data
-
-    def size_bytes(self, sha: str) -> int:
-        with self._lock:
-            return self._ask("info", sha)[1]
-
-    def _ask(self, verb: str, sha: str) -> tuple[str, int]:
-        child = self._process()
-        assert child.stdin is not None and child.stdout is not None
-        try:
-            child.stdin.write(f"{verb} {sha}\n".encode())
-            child.stdin.flush()
-            words = child.stdout.readline().decode("ascii", "replace").split()
-        except BrokenPipeError:
-            words = []
-        if len(words) != 3 or not words[2].isdigit():
-            if not words:
-                self.close()
-            raise NotFoundError("E-HUB-REVISION", f"Invalid rev id: {sha}")
-        return words[1], int(words[2])
-
-    def _process(self) -> subprocess.Popen[bytes]:
-        if self._child is None or self._child.poll() is not None:
-            self._child = subprocess.Popen(
-                [git_program(), f"--git-dir={self._directory}", "cat-file", "--batch-command"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=git_environment(),
-                cwd="/",
-            )
-        return self._child
-
-    def close(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            for stream in (child.stdin, child.stdout):
-                if stream is not None:
-                    with contextlib.suppress(OSError):
-                        stream.close()
-            child.wait()
-
-
-class _Batches:
-    """The processes of the repositories last read, a few at a time; the directory's inode is part of the key."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._by_key: OrderedDict[tuple[str, int], _Batch] = OrderedDict()
-
-    def of(self, directory: Path) -> _Batch:
-        try:
-            key = (str(directory), directory.stat().st_ino)
-        except OSError as error:
-            raise NotFoundError("E-HUB-REPO", "Repository not found") from error
-        with self._lock:
-            batch = self._by_key.pop(key, None) or _Batch(directory)
-            self._by_key[key] = batch
-            old = self._by_key.popitem(last=False)[1] if len(self._by_key) > self._limit else None
-        if old is not None:
-            with old._lock:
-                old.close()
-        return batch
-
-    def close(self) -> None:
-        with self._lock:
-            batches, self._by_key = list(self._by_key.values()), OrderedDict()
-        for batch in batches:
-            with batch._lock:
-                batch.close()
-
-
-_BATCHES = _Batches(16)
-
-
-def close_processes() -> None:
-    """End the long-lived git processes of this process."""
-    _BATCHES.close()

@@ -21,7 +21,8 @@ from hubtool.core.errors import ConflictError, NotFoundError, SecurityError, Sto
 from hubtool.core.files import DISK, TEMP_PREFIX, make_dirs, publish_dir
 from hubtool.core.ids import CommitSha, Oid, RepoId, Revision
 from hubtool.server.commits import NO_SHA, Draft, identity, write_commit
-from hubtool.server.gitdir import CONFIG, GitDir, run_git
+from hubtool.server.gitdir import CONFIG, GitDir
+from hubtool.server.gitprocess import run_git
 from hubtool.server.pointers import DEFAULT_GITATTRIBUTES
 
 KINDS = ("models", "datasets")

@@ -18,7 +18,8 @@ from hubtool.core.ids import Oid
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.records.hub import BackupReport, FsckReport, GcReport, HubFinding
 from hubtool.server.commits import NO_SHA
-from hubtool.server.gitdir import HIDDEN_REFS, GitDir, git_environment, git_program, run_git
+from hubtool.server.gitdir import HIDDEN_REFS, GitDir
+from hubtool.server.gitprocess import git_environment, git_program, run_git
 from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 from hubtool.server.repos import Repo
 from hubtool.server.store import Store

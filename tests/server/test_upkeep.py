@@ -16,7 +16,7 @@ from hubtool.core.files import Disk
 from hubtool.core.ids import CommitSha, Oid, RepoId, RepoPath, Revision
 from hubtool.server.commits import Delete, Draft, Operation, Put
 from hubtool.server.embedded import EmbeddedHub
-from hubtool.server.gitdir import run_git
+from hubtool.server.gitprocess import run_git
 from hubtool.server.objects import ObjectStore
 from hubtool.server.pointers import Pointer
 from hubtool.server.repos import Repo
