@@ -20,8 +20,16 @@ from hubtool.core.digests import sha256_file
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
 from hubtool.package import card as cards
-from hubtool.package import secrets
-from hubtool.package.facts import BACKBONE_NAME, CARD_NAME, GOLDEN_NAME, LAYERS_NAME, SNIPPETS_NAME, WEIGHTS_NAME
+from hubtool.package import front, secrets
+from hubtool.package.facts import (
+    BACKBONE_NAME,
+    CARD_NAME,
+    GOLDEN_NAME,
+    LAYERS_NAME,
+    SNIPPETS_NAME,
+    WEIGHTS_NAME,
+    read_facts,
+)
 from hubtool.package.licenses import License
 from hubtool.package.privacy import copy_logs, copy_plots
 from hubtool.package.snippets import REPO, snippets_for
@@ -83,6 +91,7 @@ def pack(
             files=(),
         )
         _write_record(temp / SNIPPETS_NAME, _snippets(temp, described, run_snippets))
+        _write_eval_results(temp, layout)
         secrets.refuse(secrets.scan(temp))
         write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=person).encode())
         secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
@@ -228,6 +237,13 @@ def _snippets(temp: Path, described: PackageManifest, run: RunSnippets) -> Snipp
         if name in printed
     ]
     return Snippets(snippets=tuple(kept))
+
+
+def _write_eval_results(temp: Path, layout: Layout) -> None:
+    text = front.eval_results(read_facts(temp, layout))
+    if text is not None:
+        (temp / front.EVAL_NAME).parent.mkdir()
+        write_inside(temp / front.EVAL_NAME, text.encode())
 
 
 def _write_record(path: Path, record: Record) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from hubtool.core.digests import sha256_file
 from hubtool.core.errors import IntegrityError
 from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
+from hubtool.package.front import EVAL_NAME, eval_results
 from hubtool.package.privacy import LOG_NAME
 from hubtool.package.snippets import snippets_for
 from hubtool.package.tensors import WEIGHTS_FILES, packed_weights, read_tensors
@@ -220,6 +221,17 @@ def snippets(facts: Facts) -> Findings:
             yield _wrong("evidence/snippets.json", f"the {snippet.library} program is none of hubtool's")
 
 
+def hub_results(facts: Facts) -> Findings:
+    """The results in the Hub's newer form are those of the claims, and are there for a data set of the Hub alone."""
+    wanted = eval_results(facts)
+    path = facts.directory / EVAL_NAME
+    if (path.read_text(encoding="utf-8") if path.is_file() else None) != wanted:
+        yield _wrong(
+            EVAL_NAME,
+            "is not what the claims give" if wanted else "there is no data set of the Hub that it could be of",
+        )
+
+
 def _config(facts: Facts) -> dict[str, Any]:
     try:
         config = json.loads((facts.directory / "config.json").read_bytes())
@@ -238,4 +250,5 @@ CHECKS: dict[str, Callable[[Facts], Findings]] = {
     "preprocessing": preprocessing,
     "weights": weights,
     "snippets": snippets,
+    "results for the hub": hub_results,
 }

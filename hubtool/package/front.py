@@ -51,6 +51,22 @@ def dataset_id(facts: Facts) -> str | None:
         return None
 
 
+EVAL_NAME = ".eval_results/hubtool.yaml"
+
+
+def eval_results(facts: Facts) -> str | None:
+    """The headline in the Hub's newer form, for a data set that has an id there; None for others.
+
+    Specification: https://github.com/huggingface/hub-docs/blob/main/eval_results.yaml.
+    """
+    dataset, row = dataset_id(facts), facts.headline
+    if dataset is None or row is None:
+        return None
+    claim = row.claim
+    notes = f"{row.title} on {claim.num_samples} pictures of the {claim.split} split, by {claim.evidence}"
+    return to_yaml([{"dataset": {"id": dataset, "task_id": "default"}, "value": claim.value, "notes": notes}])
+
+
 def _model_name(facts: Facts, repo: str) -> str:
     return repo.partition("/")[2] if repo != "OWNER/NAME" else one_line(facts.title)
 

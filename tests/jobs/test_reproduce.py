@@ -123,8 +123,8 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-def test_exact_on_this_machine(hub: str, tmp_path: Path) -> None:
-    push(finished.package(), "me/bars", hub=hub, yes=True)
+def test_exact_on_this_machine(package: Path, hub: str, tmp_path: Path) -> None:
+    push(package, "me/bars", hub=hub, yes=True)
     report = reproduce("me/bars", data=finished.data(), hub=hub, out=tmp_path / "again")
     verdict = report.verdict
     assert (verdict.state, verdict.weights_equal, verdict.findings) == ("exact", True, ())
@@ -164,8 +164,8 @@ def test_a_changed_byte_is_named_before_anything_else(name: str, package: Path, 
     assert not (tmp_path / "again" / "package").exists()
 
 
-def test_missing_pictures_are_not_a_failure_but_no_pass_either(hub: str, tmp_path: Path) -> None:
-    push(finished.package(), "me/missing", hub=hub, yes=True)
+def test_missing_pictures_are_not_a_failure_but_no_pass_either(package: Path, hub: str, tmp_path: Path) -> None:
+    push(package, "me/missing", hub=hub, yes=True)
     data = Path(shutil.copytree(finished.data(), tmp_path / "data"))
     next(data.rglob("*.png")).unlink()
     report = reproduce("me/missing", data=data, hub=hub, out=tmp_path / "again")

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
 
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.files import safe_walk
@@ -190,3 +192,18 @@ def test_address_refuses_a_card_edited_outside_the_markers(package: Path) -> Non
     assert caught.value.code == "E-CARD-MISMATCH"
     assert "999" in caught.value.line()
     assert "999" in path.read_text()
+
+
+def test_results_on_a_data_set_of_the_hub_have_the_hubs_newer_form_too(run: Path, clean: Path, tmp_path: Path) -> None:
+    license_ = licenses.License(id="apache-2.0")
+    about = build.About(backbone=made.backbone_entry(), license=license_, dataset="uoft-cs/cifar10")
+    target = tmp_path / "package"
+    made.make_package(run, target, about=about)
+    path = target / ".eval_results" / "hubtool.yaml"
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
+    top1 = next(c for c in Result.read(target / "result.json").claims if c.metric == "top1")
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("uoft-cs/cifar10", "default", top1.value)
+    assert all(finding.is_ok for finding in check.verify(target))
+    path.write_text(path.read_text().replace("value: 0.", "value: 0.9"))
+    assert [f.name for f in check.verify(target) if not f.is_ok] == [".eval_results/hubtool.yaml"] * 2
+    assert not (clean / ".eval_results").exists()
