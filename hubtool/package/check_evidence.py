@@ -14,7 +14,7 @@ from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
 from hubtool.package.front import EVAL_NAME, eval_results
 from hubtool.package.privacy import LOG_NAME
 from hubtool.package.snippets import snippets_for
-from hubtool.package.tensors import WEIGHTS_FILES, packed_weights, read_tensors
+from hubtool.package.tensors import WEIGHTS_FILES, opened, packed_weights
 from hubtool.records.claims import Claim
 from hubtool.records.evidence import Golden, Predictions
 from hubtool.records.metrics import claims_of
@@ -200,16 +200,17 @@ def weights(facts: Facts) -> Findings:
         yield _wrong(WEIGHTS_NAME, "the digest over all tensors is not that of the files")
     for file_name in WEIGHTS_FILES:
         if (facts.directory / file_name).is_file():
-            for name, dtype, _, view in read_tensors(facts.directory / file_name):
-                if not _is_finite(dtype, view):
-                    yield _wrong(file_name, f"the tensor {name} holds NaN or Inf")
+            with opened(facts.directory / file_name) as tensors:
+                for name, dtype, _, view in tensors:
+                    if not _is_finite(dtype, view):
+                        yield _wrong(file_name, f"the tensor {name} holds NaN or Inf")
 
 
 def _is_finite(dtype: str, view: memoryview) -> bool:
     if dtype == "bfloat16":
-        return bool(((np.frombuffer(bytes(view), "<u2") & 0x7F80) != 0x7F80).all())
+        return bool(((np.frombuffer(view, "<u2") & 0x7F80) != 0x7F80).all())
     if dtype.startswith("float"):
-        return bool(np.isfinite(np.frombuffer(bytes(view), f"<f{int(dtype[5:]) // 8}")).all())
+        return bool(np.isfinite(np.frombuffer(view, f"<f{int(dtype[5:]) // 8}")).all())
     return True
 
 

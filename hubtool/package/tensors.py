@@ -10,6 +10,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +36,46 @@ _DTYPES = {
 Tensor = tuple[str, str, tuple[int, ...], memoryview]
 
 
-def read_tensors(path: Path) -> Iterator[Tensor]:
-    """Each tensor of the file. Raises IntegrityError for whatever is not exactly the format: gap, overlap, unknown dtype."""
+@contextmanager
+def opened(path: Path) -> Iterator[list[Tensor]]:
+    """Every tensor of the file, in the order of its bytes, mapped and not copied: the views end with the block.
+
+    Raises IntegrityError for whatever is not exactly the format: a gap, an overlap, an unknown dtype.
+    """
     size_bytes = path.stat().st_size
     if size_bytes < 8:
         raise _damaged(path, f"{size_bytes} bytes are no safetensors file")
+    views: list[memoryview] = []
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        view = memoryview(data)
         try:
-            yield from _tensors(path, view)
+            whole = memoryview(data)
+            views.append(whole)
+            tensors: list[Tensor] = []
+            for name, kind, shape, start, stop in _index(path, whole):
+                views.append(whole[start:stop])
+                tensors.append((name, kind, shape, views[-1]))
+            yield tensors
         finally:
-            view.release()
+            for view in reversed(views):
+                view.release()
 
 
-def _tensors(path: Path, view: memoryview) -> Iterator[Tensor]:
-    length = int.from_bytes(view[:8], "little")
-    if length > min(_MAX_HEADER_BYTES, len(view) - 8):
+def _index(path: Path, whole: memoryview) -> Iterator[tuple[str, str, tuple[int, ...], int, int]]:
+    """(name, dtype, shape, first byte, byte after the last) of each tensor, checked against the file."""
+    length = int.from_bytes(whole[:8], "little")
+    if length > min(_MAX_HEADER_BYTES, len(whole) - 8):
         raise _damaged(path, "the header is longer than the file")
-    end = 8 + length
-    for name, (dtype, shape, start, stop) in _header(path, bytes(view[8:end])):
-        if start != end - 8 - length:
+    begin = end = 8 + length
+    for name, (dtype, shape, start, stop) in _header(path, bytes(whole[8:begin])):
+        if begin + start != end:
             raise _damaged(path, f"{name}: its bytes do not follow the tensor before it")
         kind, width = _DTYPES.get(dtype, ("", 0))
-        if not kind or stop - start != width * math.prod(shape) or 8 + length + stop > len(view):
+        end = begin + stop
+        if not kind or stop - start != width * math.prod(shape) or end > len(whole):
             raise _damaged(path, f"{name}: dtype, shape and bytes do not agree")
-        piece = view[8 + length + start : 8 + length + stop]
-        yield name, kind, shape, piece
-        piece.release()
-        end = 8 + length + stop
-    if end != len(view):
-        raise _damaged(path, f"{len(view) - end} bytes follow the last tensor")
+        yield name, kind, shape, begin + start, end
+    if end != len(whole):
+        raise _damaged(path, f"{len(whole) - end} bytes follow the last tensor")
 
 
 def _header(path: Path, data: bytes) -> list[tuple[str, tuple[str, tuple[int, ...], int, int]]]:
@@ -108,16 +119,13 @@ def packed_weights(directory: Path) -> PackedWeights:
 
     Head tensors keep their names; a name in both files raises IntegrityError.
     """
-    digests: dict[str, str] = {}
-    pieces: list[tuple[str, str, tuple[int, ...], bytes]] = []
-    for file_name in WEIGHTS_FILES:
-        path = directory / file_name
-        if not path.exists() and file_name != WEIGHTS_FILES[0]:
-            continue
-        for name, dtype, shape, view in read_tensors(path):
-            if name in digests:
-                raise _damaged(path, f"{name} stands in both files")
-            data = bytes(view)
-            digests[name] = tensors_digest([(name, dtype, shape, data)])
-            pieces.append((name, dtype, shape, data))
-    return PackedWeights(weights_digest=tensors_digest(pieces), tensors=digests)
+    with ExitStack() as stack:
+        tensors: list[Tensor] = []
+        for file_name in WEIGHTS_FILES:
+            path = directory / file_name
+            if path.exists() or file_name == WEIGHTS_FILES[0]:
+                tensors += stack.enter_context(opened(path))
+        digests = {tensor[0]: tensors_digest([tensor]) for tensor in tensors}
+        if len(digests) != len(tensors):
+            raise _damaged(directory / WEIGHTS_FILES[1], "a tensor stands in both files")
+        return PackedWeights(weights_digest=tensors_digest(tensors), tensors=digests)
