@@ -59,7 +59,7 @@ def _draw(axis: Any, one: Shown) -> None:
         side.set_linewidth(2.4)
         side.set_linestyle("solid" if one.is_right is not False else (0, (3, 1.5)))
     mark = "" if one.is_right is None else "✓ " if one.is_right else "✗ "
-    lines = [f"{mark}{shorten(one.predicted, 14)} {one.confidence:.0%}"]
+    lines = [f"{mark}{shorten(one.predicted, 14)} · {one.confidence:.0%}"]
     if one.is_right is False:
         lines.append(f"true: {shorten(one.truth, 15)}")
     if one.note:
