@@ -1,0 +1,130 @@
+"""The hub: push and pull of random bytes against cp with fsync plus sha256, HEADs a second, start-up, ten fine-tunes."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.server.clients import Client, Served
+
+PUSH = """
+    from huggingface_hub import HfApi
+    HfApi().create_repo("lab/{name}")
+    HfApi().upload_file(repo_id="lab/{name}", path_in_repo="w.safetensors", path_or_fileobj="{path}")
+"""
+TUNES = """
+    import numpy as np
+    from huggingface_hub import HfApi
+    from safetensors.numpy import save_file
+    body = np.random.default_rng(0).standard_normal(11_000_000, dtype=np.float32)
+    for i in range({num}):
+        head = np.random.default_rng(i + 1).standard_normal((512, 10), dtype=np.float32)
+        save_file({{"body": body, "head": head}}, "tune.safetensors")
+        HfApi().create_repo(f"lab/tune{{i}}")
+        HfApi().upload_file(repo_id=f"lab/tune{{i}}", path_in_repo="model.safetensors", path_or_fileobj="tune.safetensors")
+"""
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def copy_sync_hash(source: Path, target: Path) -> None:
+    """What a push must do at least: write the bytes durably and hash them."""
+    shutil.copyfile(source, target)
+    fd = os.open(target, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    with target.open("rb") as stream:
+        hashlib.file_digest(stream, "sha256")
+
+
+def drain(url: str, path: str) -> None:
+    connection = http.client.HTTPConnection(url.removeprefix("http://"))
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    buffer = bytearray(1 << 20)
+    while answer.readinto(buffer):
+        pass
+    connection.close()
+
+
+def heads(url: str, path: str, seconds: float = 3.0) -> float:
+    connection, num, began = http.client.HTTPConnection(url.removeprefix("http://")), 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        connection.request("HEAD", path)
+        connection.getresponse().read()
+        num += 1
+    return num / (time.monotonic() - began)
+
+
+def stored_bytes(root: Path) -> tuple[int, int]:
+    """(large files, Xet uploads kept for clients) in bytes."""
+    return tuple(sum(p.stat().st_size for p in (root / d).rglob("*") if p.is_file()) for d in ("objects", "xet"))  # type: ignore[return-value]
+
+
+def main(arguments: list[str]) -> int:
+    size = int(float(arguments[0]) * 1e6) if arguments else 1_000_000_000
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        source = place / "random.bin"
+        with source.open("wb") as stream:
+            for _ in range(size // 10_000_000):
+                stream.write(os.urandom(10_000_000))
+        size = source.stat().st_size
+        base_s = timed(lambda: copy_sync_hash(source, place / "copy.bin"))
+        print(f"{size / 1e9:.2f} GB of random bytes; cp + fsync + sha256: {base_s:.1f} s")
+        began = time.monotonic()
+        with Served(place / "hub") as hub:
+            print(f"start to first answer: {time.monotonic() - began:.2f} s")
+            for label, disable in (("hf_xet", "0"), ("lfs", "1")):
+                client = Client(hub.url, place / f"home-{label}", None)
+                code = PUSH.format(name=label, path=source)
+                push_s = timed(lambda: client.python(code, HF_HUB_DISABLE_XET=disable))  # noqa: B023
+                print(f"push, {label}: {push_s:.1f} s ({base_s / push_s:.2f} of cp + fsync + sha256)")
+            path = "/lab/lfs/resolve/main/w.safetensors"
+            pull_s = min(timed(lambda: drain(hub.url, path)) for _ in range(3))
+            print(f"pull by GET: {pull_s:.1f} s, {size / pull_s / 1e6:.0f} MB/s")
+            if shutil.which("nginx"):
+                print(f"nginx GET: {nginx(place, source):.0f} MB/s")
+            print(f"HEAD resolve: {heads(hub.url, path):.0f} a second on one connection")
+            print(f"peak memory of the hub: {hub.peak_bytes() / 1e6:.0f} MB")
+        for num in (1, 10):
+            with Served(place / f"tunes{num}") as hub:
+                Client(hub.url, place / f"home-{num}", None).python(TUNES.format(num=num))
+                files, uploads = stored_bytes(place / f"tunes{num}")
+                print(
+                    f"{num} fine-tunes of one frozen body: {files / 1e6:.0f} MB of files, {uploads / 1e6:.0f} MB of uploads"
+                )
+    return 0
+
+
+def nginx(place: Path, source: Path) -> float:
+    """MB/s of the same GET from nginx."""
+    config = place / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {place}/nginx.pid; error_log /dev/null; events {{}} http {{ access_log off; "
+        f"server {{ listen 127.0.0.1:8199; root {source.parent}; }} }}"
+    )
+    child = subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(0.5)
+        seconds = min(timed(lambda: drain("http://127.0.0.1:8199", f"/{source.name}")) for _ in range(3))
+        return source.stat().st_size / seconds / 1e6
+    finally:
+        child.terminate()
+        child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
