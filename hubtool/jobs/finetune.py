@@ -11,7 +11,7 @@ from typing import Literal
 
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
-from hubtool.jobs.run import Inputs, follow_torchrun, num_workers_of, train
+from hubtool.jobs.run import Inputs, follow_torchrun, num_workers_of, prepare, train
 from hubtool.records import rundir
 from hubtool.records.recipe_file import find_recipe, load_recipe
 from hubtool.records.reports import FinetuneReport
@@ -82,12 +82,13 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         place = rundir.choose(run, recipe=path.stem, resolved=resolved, data=manifest, data_dir=data, new=new)
         text = path.read_bytes() + "".join(f"# on the command line: {override}\n" for override in overrides).encode()
         inputs = Inputs(recipe=text, resolved=resolved, backbone=backbone, data=manifest, options=options, kept=kept)
+        ready = None if place.is_finished else prepare(place, inputs, num_processes=num_processes)
         with place.held():
             if place.is_finished:
                 refuse_drift(place.drift(resolved, manifest, place.environment()), place.path)
                 place.keep_run_section(chosen.run)
                 return FinetuneReport(run=str(place.path), status="already", result=place.result())
-            result = train(place, inputs, num_processes=num_processes, reporter=reporter)
+            result = train(place, inputs, ready=ready, num_processes=num_processes, reporter=reporter)
             return FinetuneReport(run=str(place.path), status="finished", result=result)
 
 

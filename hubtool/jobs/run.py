@@ -47,34 +47,75 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Begun:
-    """The device, what decides the last bits on it, and the differences to the run's beginning that were allowed."""
+class Ready:
+    """The model before training, its phases, and what decides the last bits."""
 
+    model: Any
+    phases: tuple[Phase, ...]
     device: Any
     numerics: Numerics
-    drift: tuple[Difference, ...]
 
 
-def train(place: RunDir, inputs: Inputs, *, num_processes: int = 1, reporter: Reporter = SILENT) -> Result:
+def prepare(place: RunDir, inputs: Inputs, *, num_processes: int = 1) -> Ready:
+    """Refuse what can be refused before anything is written; build the model and set what decides the last bits.
+
+    A run that goes on gets its number of threads back.
+    """
+    from hubtool.backbones import freeze
+    from hubtool.backbones.parts import find_parts
+    from hubtool.jobs.target import build
+    from hubtool.training import numerics, processes, session
+
+    resolved, recipe = inputs.resolved, inputs.resolved.train
+    processes.check_divides(num_processes, recipe.grad_accum_steps, recipe.batch_size)
+    session.refuse_unknown(resolved, inputs.data)
+    model = build(resolved, inputs.backbone, num_classes=len(inputs.data.classes))
+    phases = freeze.schedule(resolved, find_parts(model, resolved.backbone.library), num_epochs=recipe.epochs)
+    was = place.environment().numerics if place.is_begun else None
+    num_threads = was.num_threads if was is not None and was.num_processes == num_processes else None
+    if num_threads is None and num_processes > 1:
+        num_threads = processes.threads_each(num_processes)
+    memory_format = numerics.memory_format_of(model)
+    device, measured = numerics.set_numerics(
+        inputs.options.device,
+        libraries=("transformers",) if resolved.backbone.library == "transformers" else (),
+        num_threads=num_threads,
+        num_processes=num_processes,
+        memory_format=memory_format,
+    )
+    model = model.to(device, memory_format=numerics.torch_format(memory_format))
+    return Ready(model=model, phases=phases, device=device, numerics=measured)
+
+
+def train(
+    place: RunDir,
+    inputs: Inputs,
+    *,
+    ready: Ready | None = None,
+    num_processes: int = 1,
+    reporter: Reporter = SILENT,
+) -> Result:
     """Train in a run directory whose lock is held: in this process and ``num_processes`` - 1 others, or in torchrun's."""
     from hubtool.training import processes
 
     if read_settings().torchrun_rank is not None:
         with processes.joined(inputs.options.device) as group:
-            begun = _begin(place, inputs, group.num_processes)
+            ready = prepare(place, inputs, num_processes=group.num_processes)
+            drift = _begin(place, inputs, ready)
             group.tell(str(place.path.absolute()))
-            result = _train(place, inputs, begun, group, reporter)
+            result = _train(place, inputs, ready, drift, group, reporter)
             group.barrier()
             return result
-    begun = _begin(place, inputs, num_processes)
+    ready = ready or prepare(place, inputs, num_processes=num_processes)
+    drift = _begin(place, inputs, ready)
     if num_processes == 1:
-        return _train(place, inputs, begun, processes.Alone(), reporter)
+        return _train(place, inputs, ready, drift, processes.Alone(), reporter)
     call = {"run": str(place.path.absolute())}
     with (
         processes.followers(num_processes, "hubtool.jobs.run:follow", call) as meeting,
-        processes.joined(begun.device.type, rank=0, num_processes=num_processes, meeting=meeting) as group,
+        processes.joined(ready.device.type, rank=0, num_processes=num_processes, meeting=meeting) as group,
     ):
-        return _train(place, inputs, begun, group, reporter)
+        return _train(place, inputs, ready, drift, group, reporter)
 
 
 def follow(*, run: str, rank: int, num_processes: int, meeting: str) -> None:
@@ -105,15 +146,11 @@ def follow_torchrun(device: str) -> FinetuneReport:
     return FinetuneReport(run=str(place.path), status="finished", result=place.result())
 
 
-def _begin(place: RunDir, inputs: Inputs, num_processes: int) -> _Begun:
-    """Refuse what can be refused before anybody waits for anybody, then write down what the run is."""
-    from hubtool.training import numerics, processes
+def _begin(place: RunDir, inputs: Inputs, ready: Ready) -> tuple[Difference, ...]:
+    """Write down what the run is, unless it began as something else; returns the differences that were allowed."""
+    from hubtool.training import numerics
 
-    recipe = inputs.resolved.train
-    processes.check_divides(num_processes, recipe.grad_accum_steps, recipe.batch_size)
-    was = place.environment().numerics if place.is_begun else None
-    begun = _measure(inputs, num_processes, was)
-    environment = numerics.environment(begun.numerics)
+    environment = numerics.environment(ready.numerics)
     drift = place.drift(inputs.resolved, inputs.data, environment)
     if not inputs.options.allow_drift:
         refuse_drift(drift, place.path)
@@ -124,29 +161,19 @@ def _begin(place: RunDir, inputs: Inputs, num_processes: int) -> _Begun:
         environment=environment,
         options=inputs.options,
     )
-    return _Begun(device=begun.device, numerics=begun.numerics, drift=drift)
+    return drift
 
 
-def _measure(inputs: Inputs, num_processes: int, was: Numerics | None) -> _Begun:
-    """Set what decides the last bits; a run that goes on gets its number of threads back."""
-    from hubtool.training import numerics, processes
-
-    is_as_it_was = was is not None and was.num_processes == num_processes
-    num_threads = was.num_threads if was is not None and is_as_it_was else None
-    if num_threads is None and num_processes > 1:
-        num_threads = processes.threads_each(num_processes)
-    device, measured = numerics.set_numerics(
-        inputs.options.device,
-        libraries=("transformers",) if inputs.backbone.entry.library == "transformers" else (),
-        num_threads=num_threads,
-        num_processes=num_processes,
-    )
-    return _Begun(device=device, numerics=measured, drift=())
-
-
-def _train(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, reporter: Reporter) -> Result:
+def _train(
+    place: RunDir,
+    inputs: Inputs,
+    ready: Ready,
+    drift: tuple[Difference, ...],
+    group: Group,
+    reporter: Reporter,
+) -> Result:
     with ExitStack() as stack:
-        session = _open(place, inputs, begun, group, stack, reporter)
+        session = _open(place, inputs, ready, drift, group, stack, reporter)
         cut, val_feed = _fit_phases(session)
         session.select()
         return _finish(place, inputs, session, cut, val_feed)
@@ -163,18 +190,23 @@ def _follow(place: RunDir, group: Group) -> None:
         data=place.data(),
         options=options,
     )
-    begun = _measure(inputs, group.num_processes, place.environment().numerics)
+    ready = prepare(place, inputs, num_processes=group.num_processes)
     with ExitStack() as stack:
-        _fit_phases(_open(place, inputs, begun, group, stack, SILENT))
+        _fit_phases(_open(place, inputs, ready, (), group, stack, SILENT))
 
 
-def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: ExitStack, reporter: Reporter) -> Session:
-    """The model, its phases, and everything that ``stack`` closes again."""
-    from hubtool.backbones import freeze
-    from hubtool.backbones.parts import find_parts
+def _open(
+    place: RunDir,
+    inputs: Inputs,
+    ready: Ready,
+    drift: tuple[Difference, ...],
+    group: Group,
+    stack: ExitStack,
+    reporter: Reporter,
+) -> Session:
+    """The run's means, everything that ``stack`` closes again."""
     from hubtool.backbones.weights import tensor_digests
     from hubtool.data.targets import target_tensor
-    from hubtool.jobs.target import build
     from hubtool.tracking.journal import Journal
     from hubtool.tracking.sinks import open_sinks
     from hubtool.training import session as sessions
@@ -183,8 +215,6 @@ def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: Exi
 
     resolved, data, options = inputs.resolved, inputs.data, inputs.options
     is_writer = group.rank == 0
-    model = build(resolved, inputs.backbone, num_classes=len(data.classes))
-    phases = freeze.schedule(resolved, find_parts(model, resolved.backbone.library), num_epochs=resolved.train.epochs)
     stop = stack.enter_context(Stop())
     checkpoints = Checkpoints(place.checkpoints, keep=options.run.keep_checkpoints, is_writer=is_writer)
     stack.callback(checkpoints.close)
@@ -197,8 +227,8 @@ def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: Exi
         journal,
         resolved=resolved,
         data=data,
-        numerics=begun.numerics,
-        drift=begun.drift,
+        numerics=ready.numerics,
+        drift=drift,
         reporter=reporter,
     )
     sink: Any = sessions.Mute()
@@ -208,11 +238,11 @@ def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: Exi
         stack.callback(sink.close)
         state = state.with_sinks(sink.ids)
     work = sessions.make_work(
-        model=model.to(begun.device),
+        model=ready.model,
         resolved=resolved,
         data=data,
         targets=target_tensor(data.splits["train"], resolved.task),
-        device=begun.device,
+        device=ready.device,
         group=group,
         checkpoints=checkpoints,
         save_every=options.run.save_every,
@@ -226,9 +256,9 @@ def _open(place: RunDir, inputs: Inputs, begun: _Begun, group: Group, stack: Exi
         data=data,
         resolved=resolved,
         loaders=_loaders(inputs),
-        phases=phases,
+        phases=ready.phases,
         state=state,
-        digests=tensor_digests(model.state_dict()),
+        digests=tensor_digests(ready.model.state_dict()),
         cache_root=read_settings().home / "cache" / "activations" if options.use_cache else None,
         cache_limit_bytes=options.cache_limit_bytes,
     )

@@ -20,7 +20,7 @@ class Averages:
         self._live = dict(tensors) if decay else {}
         self._decay = decay
         self._means = {
-            name: restored.get(f"{name}/ema", value).detach().to(value.device, copy=True)
+            name: torch.empty_like(value, requires_grad=False).copy_(restored.get(f"{name}/ema", value).detach())
             for name, value in self._live.items()
         }
 

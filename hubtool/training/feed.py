@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hubtool.core.seeds import Address
+from hubtool.training.numerics import torch_format
 from hubtool.training.order import MicroBatch
 
 Features = tuple[Tensor, ...]
@@ -103,6 +104,7 @@ class LiveFeed:
         micro_size: int,
         device: torch.device,
         precision: str = "fp32",
+        memory_format: str = "contiguous",
         mix: Mix | None = None,
     ) -> None:
         self._loader = loader
@@ -110,6 +112,7 @@ class LiveFeed:
         self.micro_size = micro_size
         self._device = device
         self._precision = precision
+        self._format = torch_format(memory_format)
         self._mix = mix
 
     def prepare(self, batches: Iterable[MicroBatch]) -> None:
@@ -134,10 +137,14 @@ class LiveFeed:
             yield self.prefix(x_BCHW.to(self._device, non_blocking=True))
 
     def placed(self, features: Features) -> Features:
-        return tuple(f.to(self._device, non_blocking=True) for f in features)
+        """Kept features where and how the live ones lie: another layout would be another kernel and other bits."""
+        return tuple(self._laid_out(f.to(self._device, non_blocking=True)) for f in features)
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self._format) if x.ndim == 4 else x.contiguous()
 
     def prefix(self, x_BCHW: Tensor) -> Features:
         """In the one fixed shape, so that a row does not depend on how many stand beside it."""
         with torch.no_grad(), autocast(self._device, self._precision):
-            features = self._cut.prefix(padded(x_BCHW, self.micro_size))
-        return tuple(f[: len(x_BCHW)] for f in features)
+            features = self._cut.prefix(self._laid_out(padded(x_BCHW, self.micro_size)))
+        return tuple(self._laid_out(f[: len(x_BCHW)]) for f in features)

@@ -217,16 +217,21 @@ def _validate(feed: Feed, cut: Cut, work: Work) -> dict[str, float] | None:
     return compute(work.task, found.logits_NK, found.targets)
 
 
-def judged(train: Train, position: Position, metrics: Mapping[str, float]) -> Position:
-    """The position after an evaluated epoch: is it the best, and has early stopping lost patience? Pure."""
-    metric = train.select.metric.partition("/")[2]
-    if metric not in metrics:
+def check_metric(train: Train, metrics: Mapping[str, float]) -> None:
+    """Raises UsageError when the selecting metric is none of them."""
+    if train.select.metric.partition("/")[2] not in metrics:
         raise UsageError(
             "E-SELECT",
             f"no metric {train.select.metric!r} here",
             where="train.select.metric",
-            do=f"choose one of {', '.join(sorted(metrics))}",
+            do=f"choose one of {', '.join(f'val/{name}' for name in sorted(metrics))}",
         )
+
+
+def judged(train: Train, position: Position, metrics: Mapping[str, float]) -> Position:
+    """The position after an evaluated epoch: is it the best, and has early stopping lost patience? Pure."""
+    check_metric(train, metrics)
+    metric = train.select.metric.partition("/")[2]
     value = metrics[metric]
     sign = 1 if train.select.mode == "max" else -1
     after = position.model_copy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
 import torch
 
@@ -33,7 +34,12 @@ def describe_device(name: str) -> str:
 
 
 def set_numerics(
-    device: str, *, libraries: tuple[str, ...] = (), num_threads: int | None = None, num_processes: int = 1
+    device: str,
+    *,
+    libraries: tuple[str, ...] = (),
+    num_threads: int | None = None,
+    num_processes: int = 1,
+    memory_format: str = "contiguous",
 ) -> tuple[torch.device, Numerics]:
     """Set what decides the last bits for this process, and say what it is.
 
@@ -56,8 +62,21 @@ def set_numerics(
         cpu_capability=_cpu_capability(),
         num_threads=torch.get_num_threads(),
         num_processes=num_processes,
+        memory_format=memory_format,
         libraries={name: version for name in (*_LIBRARIES, *libraries) if (version := _version(name))},
     )
+
+
+def memory_format_of(model: Any) -> str:
+    """``channels_last`` where most parameters are convolutions': a quarter less time there (resnet18 and efficientnet_b0,
+    fp32 and bf16, on two AVX-512 cores), and nothing gained elsewhere. A rule, so that a run never depends on a stopwatch."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    convs = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+    return "channels_last" if 2 * convs > total else "contiguous"
+
+
+def torch_format(memory_format: str) -> torch.memory_format:
+    return torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
 
 
 def environment(numerics: Numerics) -> Environment:

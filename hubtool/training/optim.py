@@ -32,22 +32,27 @@ def lr_at(train: Train, global_step: int, steps_per_epoch: int) -> float:
     return schedule.min_lr + (peak - schedule.min_lr) * share
 
 
+def check_name(train: Train) -> None:
+    """Raises UsageError for an optimizer that timm.optim does not know, with the nearest."""
+    from timm.optim import list_optimizers
+
+    name, known = train.optimizer.name, list_optimizers()
+    if name not in known:
+        raise UsageError(
+            "E-OPTIMIZER", f"unknown optimizer {name!r}", where="train.optimizer.name", do=_nearest(name, known)
+        )
+
+
 def make_optimizer(train: Train, parameters: Mapping[str, Tensor], phase: Phase) -> Any:
     """The optimizer over the phase's trainable parameters.
 
     One group for each (lr scale, decayed or not), in sorted order; ``lr_scale`` stands in the group. As in timm, biases and
     other one-dimensional parameters are not decayed. Raises UsageError for a name that timm.optim does not know.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers
+    from timm.optim import create_optimizer_v2
 
+    check_name(train)
     name = train.optimizer.name
-    if name not in list_optimizers():
-        raise UsageError(
-            "E-OPTIMIZER",
-            f"unknown optimizer {name!r}",
-            where="train.optimizer.name",
-            do=_nearest(name, list_optimizers()),
-        )
     groups: dict[tuple[float, bool], list[str]] = {}
     for parameter in sorted(phase.trainable):
         is_decayed = parameters[parameter].ndim > 1
@@ -123,7 +128,9 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Sc
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:
-    """Moments live beside their parameter; a step counter stays on the CPU, where torch keeps it."""
+    """Moments lie beside their parameter and as it does; a step counter stays on the CPU, where torch keeps it."""
+    if value.shape == parameter.shape and value.ndim:
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return value.to(parameter.device) if value.ndim else value
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics
 from hubtool.records.evidence import Predictions
 from hubtool.records.log import Event
+from hubtool.records.metrics import compute
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.state import Position
 from hubtool.records.tasks import TASKS
@@ -26,9 +28,11 @@ from hubtool.training.cache import Activations, CachedFeed, describe
 from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
 from hubtool.training.evaluate import infer, predictions
 from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Mix, Whole, autocast
-from hubtool.training.loop import Journal, Work, is_over, restore, trained_names
+from hubtool.training.loop import Journal, Work, check_metric, is_over, restore, trained_names
 from hubtool.training.losses import make_loss
 from hubtool.training.mix import Mixer
+from hubtool.training.numerics import torch_format
+from hubtool.training.optim import check_name
 from hubtool.training.order import Plan
 
 
@@ -95,6 +99,15 @@ def make_plan(resolved: ResolvedRecipe, data: DataManifest) -> Plan:
 def make_mixer(resolved: ResolvedRecipe) -> Mixer:
     train = resolved.train
     return Mixer(mixup=train.mixup, cutmix=train.cutmix, seed=train.seed, img_size=resolved.preprocess.img_size)
+
+
+def refuse_unknown(resolved: ResolvedRecipe, data: DataManifest) -> None:
+    """Raises UsageError for an optimizer or a selecting metric that is not there, before anything is written."""
+    check_name(resolved.train)
+    val = data.splits["val"]
+    num_outputs = TASKS[resolved.task].num_outputs(len(data.classes))
+    blank = predictions("val", val, np.zeros((len(val), num_outputs), np.float32))
+    check_metric(resolved.train, compute(resolved.task, blank.logits_NK, blank.targets))
 
 
 def take_up(
@@ -178,7 +191,8 @@ class Session:
         """Pictures of noise, to trace the model with."""
         preprocess = self.resolved.preprocess
         draw = torch.Generator().manual_seed(0)
-        return torch.rand((3, preprocess.in_chans, *preprocess.img_size), generator=draw).to(self.work.device)
+        x_BCHW = torch.rand((3, preprocess.in_chans, *preprocess.img_size), generator=draw).to(self.work.device)
+        return x_BCHW.contiguous(memory_format=torch_format(self._numerics.memory_format))
 
     @property
     def left(self) -> tuple[Phase, ...]:
@@ -217,11 +231,17 @@ class Session:
             micro_size=self.work.plan.micro_size,
             device=self.work.device,
             precision=self.work.train.precision,
+            memory_format=self._numerics.memory_format,
             mix=mix,
         )
 
+    @property
+    def _numerics(self) -> Numerics:
+        assert self.state.position.numerics is not None
+        return self.state.position.numerics
+
     def _activations(self, phase: Phase, cut: Cut) -> Activations:
-        assert self.cache_root is not None and self.state.position.numerics is not None
+        assert self.cache_root is not None
         trained = set(self.trained_by(phase))
         frozen = {name: digest for name, digest in self.digests.items() if name not in trained}
         key = ActivationsKey(
@@ -231,7 +251,7 @@ class Session:
             preprocess=self.resolved.preprocess,
             precision=self.work.train.precision,
             micro_size=self.work.plan.micro_size,
-            numerics=self.state.position.numerics,
+            numerics=self._numerics,
         )
         with torch.no_grad(), autocast(self.work.device, self.work.train.precision):
             tensors = describe(cut.prefix(self.sample_x()))

@@ -283,6 +283,31 @@ def test_places_that_cannot_be_a_run_are_refused_before_anything_is_written(shar
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "pictures"]
 
 
+@pytest.mark.parametrize(
+    ("override", "code"),
+    [
+        ("freeze.through=stage9", "E-FREEZE-NOMATCH"),
+        ("train.optimizer.name=adamwx", "E-OPTIMIZER"),
+        ("train.select.metric=val/auroc", "E-SELECT"),
+        ("train.select.metric=val/top5", "E-SELECT"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    shared: Path, tmp_path: Path, override: str, code: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        finetune(
+            shared / "mine.yaml",
+            data=shared / "pictures",
+            run=tmp_path / "run",
+            overrides=[override],
+            device="cpu",
+            num_workers=0,
+        )
+    assert caught.value.code == code
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_picture_that_changes_under_the_run_is_named(shared: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from hubtool.training import loop
 

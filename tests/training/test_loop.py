@@ -197,7 +197,7 @@ def test_the_best_epoch_is_the_first_of_equals_and_min_delta_counts_from_the_ref
 def test_a_metric_that_is_not_there_is_refused_with_the_ones_that_are() -> None:
     with pytest.raises(UsageError, match="val/auroc") as caught:
         judged(make_train(select={"metric": "val/auroc"}), Position(), {"top1": 1.0, "loss": 0.0})
-    assert "loss, top1" in caught.value.do
+    assert "val/loss, val/top1" in caught.value.do
 
 
 def test_uncut_and_cut_training_agree_bit_for_bit(tmp_path: Path) -> None:
