@@ -305,11 +305,10 @@ def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[s
     pool = getattr(model, "hubtool_global_pool", None)
     if pool is not None:
         args["global_pool"] = pool
-    is_fixed = bool(model._traits.get("fixed_input_size", cfg.get("fixed_input_size", False)))
     cfg |= {
         "custom_load": False,
         "input_size": [preprocess.in_chans, *preprocess.img_size],
-        "fixed_input_size": is_fixed,
+        "fixed_input_size": bool(cfg.get("fixed_input_size", False)),
         "interpolation": preprocess.interpolation,
         "crop_pct": preprocess.crop_pct,
         "crop_mode": preprocess.crop_mode,
@@ -323,7 +322,10 @@ def config(model: nn.Module, preprocess: Preprocess, num_classes: int) -> dict[s
         "num_features": int(getattr(model, "num_features", 0)),
         "pretrained_cfg": cfg,
     }
-    return value | ({"model_args": args} if args else {})
+    value |= {"model_args": args} if args else {}
+    if pool is not None and "fc_norm" not in args and not _builds(value, model):
+        args["fc_norm"] = False  # timm's ViT would move its last norm behind the pooling it is built with
+    return value
 
 
 def load_directory(directory: Path) -> nn.Module:
@@ -386,6 +388,15 @@ def resample_positions(positions_1ND: Tensor, num_tokens: int, img_size: tuple[i
             grid = [rows, new // rows]
             return cast("Tensor", resample_abs_pos_embed(positions_1ND, grid, [side, side], num_prefix_tokens=extra))
     return positions_1ND
+
+
+def _builds(value: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether the config builds a backbone with the model's tensors, the classifier aside."""
+    heads = classifiers.classifier_paths(model, "timm")
+    args = {key: tuple(v) if isinstance(v, list) else v for key, v in value.get("model_args", {}).items()}
+    made = create(value["architecture"], args | {"num_classes": 1}, is_filled=False)
+    names = {name for name in made.state_dict() if not modules.is_under(name, heads)}
+    return names == {name for name in model.state_dict() if not modules.is_under(name, heads)}
 
 
 def fits(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> bool:

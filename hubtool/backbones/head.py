@@ -86,6 +86,8 @@ def _reset(model: nn.Module, reset: Callable[..., None], num_classes: int, head:
         ) from error
     if head.mode == "append":
         model.load_state_dict(before)
+    if head.global_pool != "default":
+        model.hubtool_global_pool = head.global_pool
 
 
 def _new_layer(model: nn.Module, old: nn.Module, path: str, head: Head, num_outputs: int) -> nn.Module:

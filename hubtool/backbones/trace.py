@@ -251,8 +251,9 @@ def extract(traced: Traced, inputs: list[fx.Node], outputs: list[fx.Node]) -> fx
             stack += node.all_input_nodes
     part = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
-    for node in inputs:
-        twins[node] = part.placeholder(node.name)
+    for position, node in enumerate(inputs):  # two may be one: what train mode computes twice, eval mode may do once
+        value = part.placeholder(f"border_{position}")
+        twins.setdefault(node, value)
     for node in traced.graph.nodes:
         if node in needed and node not in twins:
             if node.op == "placeholder":

@@ -133,7 +133,8 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
     """Raise NumericError with the first tensor and index that holds NaN or Inf."""
     for name in sorted(state):
         tensor = state[name]
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        is_bound = tensor.ndim == 0 and bool(torch.isinf(tensor))  # "no limit", as some quantised models keep
+        if tensor.is_floating_point() and not is_bound and not bool(torch.isfinite(tensor).all()):
             index = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
             raise NumericError("E-WEIGHTS-NAN", f"{name}{index} is {tensor[tuple(index)].item()}", where=where)
 

@@ -84,6 +84,17 @@ def test_another_size_and_channel_count_come_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_bytes())["model_args"] == {"img_size": [96, 96], "in_chans": 1}
 
 
+@pytest.mark.parametrize(("reference", "pool"), [("timm:test_resnet", "max"), ("timm:test_vit", "avg")])
+def test_another_pooling_comes_back(tmp_path: Path, reference: str, pool: str) -> None:
+    entry = entry_of(reference)
+    resolved = resolved_of(entry, pretrained=False, head={"global_pool": pool})
+    model, _ = with_head(entry, None, resolved)
+    assert export.export(model, resolved, ("a", "b", "c"), tmp_path, num_base_classes=1000) == "timm"
+    x = pictures(resolved)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), export.load_package(tmp_path)(x))
+
+
 def test_class_names_must_fit_the_outputs(tmp_path: Path) -> None:
     model, resolved, package, num_base = _made(tmp_path)
     with pytest.raises(UsageError, match="3 outputs, the data 2"):
