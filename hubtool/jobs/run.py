@@ -310,6 +310,7 @@ def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
 def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
     """Evidence first, then what is compiled from it, ``result.json`` last."""
     from hubtool.backbones.weights import state_digest, tensor_digests
+    from hubtool.jobs.shown import show_end
 
     position, task = session.state.position, inputs.resolved.task
     best = position.best
@@ -323,7 +324,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     evidence = place.evidence(split)
     claimed.write(place.path / evidence)
     digest = sha256_file(place.path / evidence)
-    _plot(place, inputs, session, claimed, threshold)
+    show_end(place, session, claimed, data_dir=Path(inputs.options.data_dir), threshold=threshold)
     model: Any = session.work.model
     trained = {name for phase in session.phases for name in phase.trainable}
     untouched = tensor_digests(session.untouched())
@@ -351,16 +352,6 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     )
     result.write(place.path / rundir.RESULT)
     return result
-
-
-def _plot(place: RunDir, inputs: Inputs, session: Session, claimed: Predictions, threshold: float | None) -> None:
-    from hubtool.tracking import plots
-
-    plots.curves(session.work.journal.replay(), place.plots / "curves.png")
-    if inputs.resolved.task in ("classification", "binary"):
-        predicted = metrics.predicted_classes(inputs.resolved.task, claimed.logits_NK, threshold=threshold)
-        matrix_KK = metrics.confusion_matrix(claimed.targets, predicted, len(inputs.data.classes))
-        plots.confusion_matrix(matrix_KK, inputs.data.classes, place.plots / "confusion_matrix.png")
 
 
 def num_workers_of(options: RunOptions) -> int:
