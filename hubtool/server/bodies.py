@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from hubtool.server.objects import CHUNK_SIZE_BYTES, Incoming
+from hubtool.server.incoming import CHUNK_SIZE_BYTES, Incoming
 from hubtool.server.refusals import Refusal
 
 MAX_JSON_BYTES = 1 << 20

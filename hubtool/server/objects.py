@@ -1,7 +1,10 @@
 """The one store of large files: each lies once under its sha256, whoever pushed it and from which repository.
 
     objects/ab/cdef…            the bytes; the name is ``ab`` + the rest of the sha256
+    objects/ab/cdef….parts      or, of a file that came in chunks, which chunks of which xorbs it is made of (JSON)
     incoming/                   what is being received; swept by ``upkeep.collect``
+
+So ten fine-tunes of one frozen backbone lie here as ten lists of parts over one set of chunks.
 
 Bytes become visible under a name only after they were hashed and fsynced. An object that is there already is hashed
 all the same when somebody sends it: who knows a digest has not shown that they have the bytes.
@@ -12,68 +15,27 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
-from hubtool.core.errors import IntegrityError, NotFoundError, from_os_error
-from hubtool.core.files import DISK, Disk, make_dirs, write_all
+from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, from_os_error
+from hubtool.core.files import DISK, Disk, make_dirs, write_bytes
 from hubtool.core.ids import Oid
+from hubtool.server.incoming import CHUNK_SIZE_BYTES, Incoming
+from hubtool.server.xorbs import Term, Xorbs
 
-CHUNK_SIZE_BYTES = 1 << 20
-
-
-class Incoming:
-    """A file being received. Not thread-safe; ``discard`` or ``publish`` ends it."""
-
-    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
-        self.path = path
-        self.size_bytes = 0
-        self._digest = hashlib.sha256()
-        self._disk = disk
-        try:
-            self._fd: int | None = disk.create(path, 0o600)
-        except OSError as error:
-            raise from_os_error(error, str(path)) from error
-
-    def write(self, chunk: bytes) -> None:
-        assert self._fd is not None
-        try:
-            write_all(self._fd, chunk, self._disk)
-        except OSError as error:
-            raise from_os_error(error, str(self.path)) from error
-        self._digest.update(chunk)
-        self.size_bytes += len(chunk)
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    def settle(self) -> None:
-        """Fsync and close; the bytes stay under the temporary name."""
-        if self._fd is None:
-            return
-        fd, self._fd = self._fd, None
-        try:
-            self._disk.fsync(fd)
-        except OSError as error:
-            raise from_os_error(error, str(self.path)) from error
-        finally:
-            self._disk.close(fd)
-
-    def discard(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+_PARTS = ".parts"
 
 
 class ObjectStore:
     """sha256 → bytes. Safe between threads and processes; never overwrites an object."""
 
-    def __init__(self, root: Path, *, disk: Disk = DISK) -> None:
+    def __init__(self, root: Path, xorbs: Xorbs, *, disk: Disk = DISK) -> None:
+        self.xorbs = xorbs
         self.directory = root / "objects"
         self.incoming = root / "incoming"
         self._lock_path = root / "objects.lock"
@@ -84,15 +46,57 @@ class ObjectStore:
     def path(self, oid: Oid) -> Path:
         return self.directory / oid[:2] / oid[2:]
 
+    def _parts_path(self, oid: Oid) -> Path:
+        return self.directory / oid[:2] / f"{oid[2:]}{_PARTS}"
+
+    def _file(self, oid: Oid) -> Path:
+        """The file that stands for the object, whichever of the two. Raises NotFoundError."""
+        for path in (self.path(oid), self._parts_path(oid)):
+            if path.exists():
+                return path
+        raise NotFoundError("E-HUB-OBJECT", "the stored bytes are missing", where=oid)
+
+    def parts(self, oid: Oid) -> tuple[Term, ...] | None:
+        """What a file that came in chunks is made of; None for one that lies here whole."""
+        path = self._parts_path(oid)
+        try:
+            stat = path.stat()
+            return None if self.path(oid).exists() else _read_parts(str(path), stat.st_ino, stat.st_size)
+        except FileNotFoundError:
+            return None
+
     def has(self, oid: Oid) -> bool:
-        return self.path(oid).is_file()
+        return self.path(oid).exists() or self._parts_path(oid).exists()
 
     def size_bytes(self, oid: Oid) -> int:
         """Raises NotFoundError."""
+        parts = self.parts(oid)
+        return self._file(oid).stat().st_size if parts is None else sum(term.size_bytes for term in parts)
+
+    def modified(self, oid: Oid) -> float:
+        """When it was last sent, in seconds since 1970. Raises NotFoundError."""
+        return self._file(oid).stat().st_mtime
+
+    def remove(self, oid: Oid) -> int:
+        """The bytes freed. Only within ``collecting``; the chunks of its parts are collected by themselves."""
+        freed = 0
+        for path in (self.path(oid), self._parts_path(oid)):
+            with contextlib.suppress(FileNotFoundError):
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
+
+    def problem(self, oid: Oid) -> str:
+        """What is wrong with the stored bytes, after reading them all; empty when nothing is."""
+        digest = hashlib.sha256()
         try:
-            return self.path(oid).stat().st_size
+            for chunk in self.read(oid):
+                digest.update(chunk)
+        except HubtoolError as error:
+            return str(error)
         except OSError as error:
-            raise NotFoundError("E-HUB-OBJECT", "the stored bytes are missing", where=oid) from error
+            return str(from_os_error(error))
+        return "" if digest.hexdigest() == oid else f"the bytes have the sha256 {digest.hexdigest()}"
 
     def receive(self) -> Incoming:
         return Incoming(self.incoming / f"obj-{secrets.token_hex(12)}", disk=self._disk)
@@ -118,27 +122,54 @@ class ObjectStore:
     def _place(self, incoming: Incoming, oid: Oid) -> None:
         target = self.path(oid)
         try:
-            if target.exists():
-                os.utime(target)  # young again: a collection that runs now lets it be
+            if self._is_renewed(oid):
                 return
-            if not target.parent.exists():
-                make_dirs(target.parent)
-                self._disk.fsync_dir(self.directory)
+            self._make_parent(target)
             incoming.settle()
             self._disk.rename(incoming.path, target)
             self._disk.fsync_dir(target.parent)
         except OSError as error:
             raise from_os_error(error, str(target)) from error
 
+    def _is_renewed(self, oid: Oid) -> bool:
+        """Whether it is there; if so it is young again, and a collection that runs now lets it be."""
+        if not self.has(oid):
+            return False
+        self.xorbs.renew(self.parts(oid) or ())
+        os.utime(self._file(oid))
+        return True
+
+    def _make_parent(self, target: Path) -> None:
+        if not target.parent.exists():
+            make_dirs(target.parent)
+            self._disk.fsync_dir(self.directory)
+
+    def publish_parts(self, terms: tuple[Term, ...], oid: Oid, link: Callable[[], None]) -> None:
+        """The same for a file that came in chunks: its bytes are put together and hashed before it is visible."""
+        digest = hashlib.sha256()
+        for chunk in self.xorbs.read(terms):
+            digest.update(chunk)
+        if digest.hexdigest() != oid:
+            raise IntegrityError("E-HUB-DIGEST", f"the bytes have the sha256 {digest.hexdigest()}", where=oid)
+        with self.keeping():
+            if not self._is_renewed(oid):
+                self.xorbs.renew(terms)
+                target = self._parts_path(oid)
+                self._make_parent(target)
+                rows = [[term.xorb, term.start, term.stop, term.size_bytes] for term in terms]
+                write_bytes(target, json.dumps(rows, separators=(",", ":")).encode(), disk=self._disk)
+            link()
+
     def read(self, oid: Oid, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes ``start`` to ``stop`` (exclusive) in chunks. Raises NotFoundError before the first one."""
-        return read_range(self.path(oid), start, stop)
+        parts = self.parts(oid)
+        return read_range(self._file(oid), start, stop) if parts is None else self.xorbs.read(parts, start, stop)
 
     def __iter__(self) -> Iterator[Oid]:
         for directory in sorted(self.directory.iterdir()):
-            for path in sorted(directory.iterdir()):
-                if len(directory.name + path.name) == 64:
-                    yield Oid(directory.name + path.name)
+            for name in sorted({path.name.removesuffix(_PARTS) for path in directory.iterdir()}):
+                if len(directory.name + name) == 64:
+                    yield Oid(directory.name + name)
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -151,6 +182,15 @@ class ObjectStore:
         """Hold publications off while one object is looked at again and removed."""
         with _flock(self._lock_path, fcntl.LOCK_EX):
             yield
+
+
+@lru_cache(maxsize=256)
+def _read_parts(path: str, inode: int, size: int) -> tuple[Term, ...]:
+    """The other arguments are the file's identity: another file is read again."""
+    try:
+        return tuple(Term(*row) for row in json.loads(Path(path).read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise IntegrityError("E-HUB-DAMAGED", "the list of parts is damaged", where=Path(path).name) from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What lies below the root of a hub, as one value. It knows no HTTP.
 
 hub.json  hub.sqlite  secret      what this directory is; people and rights; the key of signed links (0600)
-repos/    objects/    xet/        git repositories; large files; uploads as the clients chunk them
+repos/    objects/    xorbs/      git repositories; large files; the chunks of those that came in chunks
 incoming/ trash/      logs/       being received; being removed; the access log
 """
 
@@ -30,11 +30,11 @@ class Store:
         self.root = root.absolute()
         make_dirs(self.root)
         _check_schema(self.root)
-        self.objects = ObjectStore(self.root)
+        self.xorbs = Xorbs(self.root)
+        self.objects = ObjectStore(self.root, self.xorbs)
         self.repos = Repos(self.root)
         self.accounts = Accounts(self.root)
         self.signer = Signer(_secret(self.root))
-        self.xorbs = Xorbs(self.root)
         make_dirs(self.root / "logs")
         self._downloads: dict[tuple[str, str], int] = {}
         self._downloads_lock = threading.Lock()

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubtool.core import locks
-from hubtool.core.digests import sha256_file
-from hubtool.core.errors import HubtoolError, UsageError, from_os_error
+from hubtool.core.errors import HubtoolError, NotFoundError, UsageError
 from hubtool.core.files import TEMP_PREFIX, publish_dir
 from hubtool.core.ids import Oid
 from hubtool.core.progress import SILENT, Reporter
@@ -58,10 +57,10 @@ def fsck(store: Store, *, reporter: Reporter = SILENT) -> FsckReport:
     with reporter.task("objects") as task:
         for oid in store.objects:
             num_objects += 1
-            with contextlib.suppress(FileNotFoundError):
-                size_bytes += store.objects.path(oid).stat().st_size
-                problem = _object_problem(store, oid)
-                if problem:
+            with contextlib.suppress(NotFoundError):  # collected meanwhile
+                size_bytes += store.objects.size_bytes(oid)
+                problem = store.objects.problem(oid)
+                if problem and store.objects.has(oid):
                     damaged.add(oid)
                     findings.append(HubFinding(kind="object", where=oid, what=problem))
             task.advance(1)
@@ -73,14 +72,6 @@ def fsck(store: Store, *, reporter: Reporter = SILENT) -> FsckReport:
     if verdict != "ok":
         findings.append(HubFinding(kind="accounts", where="hub.sqlite", what=verdict))
     return FsckReport(num_repos=len(repos), num_objects=num_objects, size_bytes=size_bytes, findings=tuple(findings))
-
-
-def _object_problem(store: Store, oid: Oid) -> str:
-    try:
-        actual = sha256_file(store.objects.path(oid))
-    except OSError as error:
-        return "" if isinstance(error, FileNotFoundError) else str(from_os_error(error, ""))
-    return "" if actual == oid else f"the bytes have the sha256 {actual}"
 
 
 def _check_repo(store: Store, repo: Repo, damaged: set[Oid]) -> list[HubFinding]:
@@ -167,26 +158,26 @@ def _drop_hidden_refs(git: GitDir) -> None:
 
 def _collect_object(store: Store, oid: Oid, before: float) -> int | None:
     """The bytes freed, or None when the object stays: it is young, or came back while we looked."""
-    path = store.objects.path(oid)
-    with store.objects.collecting(), contextlib.suppress(FileNotFoundError):
-        stat = path.stat()
-        if stat.st_mtime < before and not any(repo.has_object(oid) for repo in store.repos):
-            path.unlink()
-            return stat.st_size
+    objects = store.objects
+    with objects.collecting(), contextlib.suppress(NotFoundError):
+        if objects.modified(oid) < before and not any(repo.has_object(oid) for repo in store.repos):
+            return objects.remove(oid)
     return None
 
 
 def _collect_xorbs(store: Store, before: float) -> int:
-    """End an epoch whose uploads are all old, and remove ended ones. The files built from them are objects."""
+    """Remove old xorbs that no file is made of. A client may believe them here, so another epoch begins first."""
+    needed = {term.xorb for oid in store.objects for term in store.objects.parts(oid) or ()}
     freed, xorbs = 0, store.xorbs
-    for directory in [path for path in xorbs.directory.iterdir() if path.is_dir()]:
-        files = [path for path in directory.rglob("*") if path.is_file()]
-        if any(path.stat().st_mtime >= before for path in files) or directory.stat().st_mtime >= before:
-            continue
-        if directory.name == xorbs.epoch:
-            xorbs.new_epoch()
-        freed += sum(path.stat().st_size for path in files)
-        shutil.rmtree(directory, ignore_errors=True)
+    for name in [name for name in xorbs if name not in needed]:
+        path = xorbs.path(name)
+        with store.objects.collecting(), contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            if stat.st_mtime < before:
+                if not freed:
+                    xorbs.new_epoch()
+                path.unlink()
+                freed += stat.st_size
     return freed
 
 
@@ -211,7 +202,7 @@ def backup(store: Store, target: Path, *, reporter: Reporter = SILENT) -> Backup
     """A copy that can be served as it is. What was acknowledged before the call is in it, whole.
 
     Names are copied before what they name (refs, then git objects, then large objects), and each only ever refers to
-    what was durable before it. Xet uploads stay behind: the copy begins an epoch of its own.
+    what was durable before it. The copy begins an epoch of its own: clients may not know what it lacks.
     """
     if target.exists():
         raise UsageError("E-HUB-BACKUP", "the directory is there already", where=str(target), do="name a new one")
@@ -229,13 +220,14 @@ def backup(store: Store, target: Path, *, reporter: Reporter = SILENT) -> Backup
                 task.advance(1)
         num, size = 0, 0
         with reporter.task("objects") as task:
-            for oid in store.objects:
-                source = store.objects.path(oid)
-                copy = temp / source.relative_to(store.root)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(source, copy)
-                num, size = num + 1, size + copy.stat().st_size
-                task.advance(1)
+            for oid in list(store.objects):
+                num, size = num + 1, size + store.objects.size_bytes(oid)
+            for name in ("objects", "xorbs"):  # files before the chunks they are made of
+                for source in sorted((store.root / name).glob("*/*")):
+                    copy = temp / source.relative_to(store.root)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source, copy)
+                    task.advance(1)
         return BackupReport(directory=str(target), num_repos=len(repos), num_objects=num, size_bytes=size)
 
 

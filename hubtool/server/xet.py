@@ -1,6 +1,6 @@
 """The ingest side of Xet: what a client with hf_xet needs to upload (the client side is huggingface/xet-core).
 
-Chunks come as xorbs, files as shards that refer to them; each file is rebuilt, hashed and stored as an ordinary object.
+Chunks come as xorbs, files as shards that refer to them; each file is put together once and hashed before it counts.
 There is no Xet download: files are served over plain HTTP, and no ``xetHash`` is ever shown.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from hubtool.core.errors import HubtoolError, SecurityError
+from hubtool.core.errors import SecurityError
 from hubtool.core.ids import Oid, RepoId
 from hubtool.server.access import Rule
 from hubtool.server.bodies import read_body, receive, too_large
@@ -32,7 +32,12 @@ def write_token(call: Call) -> Response:
     call.repo.git.resolve(call.revision)
     area = hashlib.sha256(call.author.lower().encode()).hexdigest()[:16]
     url = f"{call.base_url}/xet/{call.store.xorbs.epoch}/{area}"
-    facts = {"repo": call.repo.key, "user": call.author, "token": call.caller.token_id, "area": area}
+    facts = {
+        "repo": call.repo.key,
+        "user": call.author,
+        "token": call.caller.token_id,
+        "url": url.rpartition("/xet/")[2],
+    }
     token = call.store.signer.sign(_PURPOSE, facts, ttl_s=_TTL_S)
     exp = call.store.signer.check(_PURPOSE, token)["exp"]
     headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(exp)}
@@ -50,7 +55,7 @@ def _admit(call: Call) -> Repo:
     except SecurityError as error:
         raise Refusal(401, str(error), code="E-HUB-TOKEN") from error
     caller = call.access.caller_of(facts["token"], facts["user"])
-    if facts["area"] != call.params["area"] or not call.store.xorbs.is_known(call.params["epoch"]):
+    if facts["url"] != f"{call.params['epoch']}/{call.params['area']}":
         raise Refusal(404, "This upload address is no longer served; start the upload again", code="E-HUB-EPOCH")
     kind, _, repo_id = facts["repo"].partition("/")
     call.caller = caller
@@ -60,10 +65,10 @@ def _admit(call: Call) -> Repo:
 async def put_xorb(call: Call) -> Any:
     await run_in_threadpool(_admit, call)
     xorbs = call.store.xorbs
-    target = xorbs.path(call.params["epoch"], call.params["area"], call.params["hash"])
+    name = xorbs.name(call.params["area"], call.params["hash"])
     incoming = call.store.objects.receive()
     await receive(call.request, incoming, MAX_XORB_BYTES)
-    return {"was_inserted": await run_in_threadpool(xorbs.keep, incoming, target)}
+    return {"was_inserted": await run_in_threadpool(xorbs.keep, incoming, name)}
 
 
 async def put_shard(call: Call) -> Any:
@@ -78,16 +83,7 @@ def _ingest(call: Call, repo: Repo, body: bytes) -> None:
         if file.size_bytes > call.site.limits.object_bytes:
             raise too_large(call.site.limits.object_bytes)
         oid = Oid(file.sha256)
-        incoming = call.store.objects.receive()
-        try:
-            for chunk in call.store.xorbs.rebuild(call.params["epoch"], call.params["area"], file):
-                incoming.write(chunk)
-                if incoming.size_bytes > file.size_bytes:
-                    break
-        except HubtoolError:
-            incoming.discard()
-            raise
-        call.store.objects.publish(incoming, oid, file.size_bytes, partial(repo.link_object, oid))
+        call.store.objects.publish_parts(file.within(call.params["area"]), oid, partial(repo.link_object, oid))
 
 
 async def not_kept(call: Call) -> Any:

@@ -4,29 +4,31 @@ A xorb is a run of compressed chunks; a shard says which chunks of which xorbs m
 (formats: huggingface/hub-docs docs/xet, https://datatracker.ietf.org/doc/draft-denis-xet/). The sha256 of the rebuilt
 file is the check of everything before it, so the Merkle hashes of the protocol are names here and nothing more.
 
-    xet/epoch                 a random word; it stands in the address given to clients
-    xet/EPOCH/AREA/HASH       one xorb; an area belongs to one user, so that a hash opens nobody else's bytes
+    xorbs/epoch               a random word; it stands in the address given to clients
+    xorbs/AREA/HASH           one xorb; an area belongs to one user, so that a hash opens nobody else's bytes
 
-A client remembers for weeks which xorbs it has sent to an address. So every xorb is kept while its epoch lives, and
-whoever removes xorbs begins a new epoch (``new_epoch``): the address changes and the client sends them again.
+A client remembers for weeks which xorbs it has sent to an address. So every xorb is kept while the epoch lives, and
+whoever removes xorbs begins a new epoch first (``new_epoch``): the address changes and the client sends them again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
+import os
 import re
 import secrets
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lz4.frame
 
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError, from_os_error
 from hubtool.core.files import DISK, make_dirs, write_text
-from hubtool.server.objects import Incoming
+from hubtool.server.incoming import Incoming
 
 MAX_XORB_BYTES = 72 << 20  # the protocol says 64 MiB of chunks; headers and a footer come on top
 MAX_SHARD_BYTES = 64 << 20
@@ -37,12 +39,14 @@ _HAS_VERIFICATION = 0x80000000
 _HAS_METADATA = 0x40000000
 _BOOKEND = b"\xff" * 32
 _HEX = re.compile(r"[0-9a-f]{64}")
+_AREA = re.compile(r"[0-9a-f]{16}")
 _FOOTER = b"XETBLOB"
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """Chunks ``start`` to ``stop`` (exclusive) of one xorb."""
+    """Chunks ``start`` to ``stop`` (exclusive) of one xorb (``AREA/HASH``), and how many bytes they are unpacked."""
 
     xorb: str
     start: int
@@ -59,12 +63,16 @@ class ShardFile:
     def size_bytes(self) -> int:
         return sum(term.size_bytes for term in self.terms)
 
+    def within(self, area: str) -> tuple[Term, ...]:
+        """The terms with the full names of their xorbs: a shard can only name those of its sender's area."""
+        return tuple(replace(term, xorb=f"{area}/{term.xorb}") for term in self.terms)
+
 
 class Xorbs:
-    """The uploaded xorbs by epoch and area."""
+    """The uploaded xorbs by area. Safe between threads and processes."""
 
     def __init__(self, root: Path) -> None:
-        self.directory = root / "xet"
+        self.directory = root / "xorbs"
         make_dirs(self.directory)
         if not self._epoch_path.exists():
             self.new_epoch()
@@ -80,21 +88,32 @@ class Xorbs:
     def new_epoch(self) -> None:
         write_text(self._epoch_path, secrets.token_hex(8) + "\n")
 
-    def is_known(self, epoch: str) -> bool:
-        return epoch == self.epoch or (_is_word(epoch) and (self.directory / epoch).is_dir())
-
-    def path(self, epoch: str, area: str, name: str) -> Path:
-        if not _HEX.fullmatch(name) or not _is_word(epoch) or not _is_word(area):
+    def name(self, area: str, digest: str) -> str:
+        """The name of a xorb, ``AREA/HASH``. Raises UsageError."""
+        if not _HEX.fullmatch(digest) or not _AREA.fullmatch(area):
             raise UsageError("E-HUB-XET", "not the name of a xorb")
-        return self.directory / epoch / area / name
+        return f"{area}/{digest}"
 
-    def keep(self, incoming: Incoming, target: Path) -> bool:
+    def path(self, name: str) -> Path:
+        area, _, digest = name.partition("/")
+        return self.directory / self.name(area, digest)
+
+    def __iter__(self) -> Iterator[str]:
+        for path in sorted(self.directory.glob("*/*")):
+            if _HEX.fullmatch(path.name):
+                yield f"{path.parent.name}/{path.name}"
+
+    def keep(self, incoming: Incoming, name: str) -> bool:
         """Make a received xorb visible; False when it was there."""
+        target = self.path(name)
         try:
-            _chunk_offsets(incoming.path)
+            _chunks(incoming.path)
             if target.exists():
+                os.utime(target)
                 return False
-            make_dirs(target.parent)
+            if not target.parent.exists():
+                make_dirs(target.parent)
+                DISK.fsync_dir(self.directory)
             incoming.settle()
             DISK.rename(incoming.path, target)
             DISK.fsync_dir(target.parent)
@@ -104,50 +123,74 @@ class Xorbs:
         finally:
             incoming.discard()
 
-    def rebuild(self, epoch: str, area: str, file: ShardFile) -> Iterator[bytes]:
-        """The bytes of a file, chunk by chunk. Raises NotFoundError for a xorb that is not here."""
-        for term in file.terms:
-            yield from read_chunks(self.path(epoch, area, term.xorb), term)
+    def renew(self, terms: Iterable[Term]) -> None:
+        """Make the xorbs of a file young, so that a collection lets them be. Raises NotFoundError."""
+        for name in {term.xorb for term in terms}:
+            try:
+                os.utime(self.path(name))
+            except OSError as error:
+                raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=name) from error
+
+    def read(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes ``start`` to ``stop`` of a file, about a megabyte at a time. Raises NotFoundError, IntegrityError."""
+        at, waiting, size = 0, [], 0
+        for term in terms:
+            end = at + term.size_bytes
+            if end > start and (stop is None or at < stop):
+                low, high = max(0, start - at), term.size_bytes if stop is None else min(term.size_bytes, stop - at)
+                for piece in _read_term(self.path(term.xorb), term, low, high):
+                    waiting.append(piece)
+                    size += len(piece)
+                    if size >= _PIECE_BYTES:
+                        yield b"".join(waiting)
+                        waiting, size = [], 0
+            at = end
+        if waiting:
+            yield b"".join(waiting)
 
 
-def _is_word(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-z]{1,64}", text) is not None
-
-
-def read_chunks(path: Path, term: Term) -> Iterator[bytes]:
-    """The unpacked chunks of a term; raises IntegrityError when the xorb is not what the term says."""
-    offsets = _chunk_offsets(path)
-    if not 0 <= term.start < term.stop <= len(offsets):
+def _read_term(path: Path, term: Term, low: int, high: int) -> Iterator[bytes]:
+    """The bytes ``low`` to ``high`` of a term; raises IntegrityError when the xorb is not what the term says."""
+    chunks = _chunks(path)
+    if not 0 <= term.start < term.stop <= len(chunks):
         raise IntegrityError("E-HUB-XET", "a shard names chunks that the xorb does not have")
+    wanted = chunks[term.start : term.stop]
+    if sum(size for _, size in wanted) != term.size_bytes:
+        raise IntegrityError("E-HUB-XET", "a shard gives a run of chunks another length than they have")
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for offset in offsets[term.start : term.stop]:
-            yield _unpack(data, offset)
+        at = 0
+        for offset, size in wanted:
+            if at + size > low and at < high:
+                yield _unpack(data, offset)[max(0, low - at) : high - at]
+            at += size
 
 
-_OFFSETS: dict[tuple[str, int, int], tuple[int, ...]] = {}
+_CHUNKS: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], ...]] = OrderedDict()
+_CHUNKS_LOCK = threading.Lock()
 
 
-def _chunk_offsets(path: Path) -> tuple[int, ...]:
-    """Where each chunk begins. The last few answers are remembered: a shard has many terms per xorb."""
+def _chunks(path: Path) -> tuple[tuple[int, int], ...]:
+    """(offset, unpacked size) of each chunk. The last answers are remembered: a shard has many terms per xorb."""
     try:
         stat = path.stat()
         key = (str(path), stat.st_ino, stat.st_size)
-        if key in _OFFSETS:
-            return _OFFSETS[key]
+        with _CHUNKS_LOCK:
+            if key in _CHUNKS:
+                return _CHUNKS[key]
         if stat.st_size == 0:
             raise IntegrityError("E-HUB-XET", "an empty xorb")
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            offsets = tuple(_walk(data))
+            chunks = tuple(_walk(data))
     except FileNotFoundError as error:
         raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=path.name) from error
-    while len(_OFFSETS) > 64:
-        with contextlib.suppress(KeyError, StopIteration, RuntimeError):
-            _OFFSETS.pop(next(iter(_OFFSETS)))
-    _OFFSETS[key] = offsets
-    return offsets
+    with _CHUNKS_LOCK:
+        _CHUNKS[key] = chunks
+        while len(_CHUNKS) > 64:
+            _CHUNKS.popitem(last=False)
+    return chunks
 
 
-def _walk(data: mmap.mmap) -> Iterator[int]:
+def _walk(data: mmap.mmap) -> Iterator[tuple[int, int]]:
     at = 0
     while at < len(data) and data[at : at + len(_FOOTER)] != _FOOTER:
         if at + 8 > len(data):
@@ -156,7 +199,7 @@ def _walk(data: mmap.mmap) -> Iterator[int]:
         unpacked = int.from_bytes(data[at + 5 : at + 8], "little")
         if data[at] != 0 or data[at + 4] > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
             raise IntegrityError("E-HUB-XET", "a xorb holds a chunk that cannot be read")
-        yield at
+        yield at, unpacked
         at += 8 + packed
 
 

@@ -220,7 +220,7 @@ class FailingDisk(Disk):
 def test_an_object_that_could_not_be_kept_is_not_there(store: Store, verb: str) -> None:
     import errno
 
-    objects = ObjectStore(store.root, disk=FailingDisk(verb, errno.ENOSPC))
+    objects = ObjectStore(store.root, store.xorbs, disk=FailingDisk(verb, errno.ENOSPC))
     linked: list[int] = []
     data = b"full" * 99
     oid = Oid(hashlib.sha256(data).hexdigest())

@@ -1,0 +1,59 @@
+"""A file being received: written and hashed as it comes, under a name nobody looks for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from hubtool.core.errors import from_os_error
+from hubtool.core.files import DISK, Disk, write_all
+
+CHUNK_SIZE_BYTES = 1 << 20
+
+
+class Incoming:
+    """A file being received. Not thread-safe; ``discard`` or ``publish`` ends it."""
+
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._digest = hashlib.sha256()
+        self._disk = disk
+        try:
+            self._fd: int | None = disk.create(path, 0o600)
+        except OSError as error:
+            raise from_os_error(error, str(path)) from error
+
+    def write(self, chunk: bytes) -> None:
+        assert self._fd is not None
+        try:
+            write_all(self._fd, chunk, self._disk)
+        except OSError as error:
+            raise from_os_error(error, str(self.path)) from error
+        self._digest.update(chunk)
+        self.size_bytes += len(chunk)
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def settle(self) -> None:
+        """Fsync and close; the bytes stay under the temporary name."""
+        if self._fd is None:
+            return
+        fd, self._fd = self._fd, None
+        try:
+            self._disk.fsync(fd)
+        except OSError as error:
+            raise from_os_error(error, str(self.path)) from error
+        finally:
+            self._disk.close(fd)
+
+    def discard(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
