@@ -246,7 +246,8 @@ def export(
     state, head_state = heads_io.split(model, resolved, "transformers")
     value = cast("Any", model).config.to_dict()
     value["architectures"] = [type(model).__name__]
-    value.pop("num_labels", None)
+    for name in ("num_labels", "_name_or_path"):  # the latter is a directory of this machine
+        value.pop(name, None)
     labels = list(classes)
     if head_state:
         head = heads_io.spec(model, resolved, "transformers")

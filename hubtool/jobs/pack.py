@@ -59,6 +59,7 @@ def pack(
         title=options.run.card.title,
         dataset=options.run.card.dataset,
         layers=_layers(place, model),
+        directories=_directories(place),
     )
     manifest = build.pack(
         place.path,
@@ -76,6 +77,14 @@ def pack(
         num_files=len(manifest.files) + 1,
         size_bytes=sum(f.size_bytes for f in manifest.files),
     )
+
+
+def _directories(place: RunDir) -> tuple[str, ...]:
+    """Those of this machine that the run knows: of itself, of the data, of a ``local:`` backbone as it was written."""
+    options = place.options()
+    source, _, written = (options.backbone or "").partition(":")
+    local = (written, str(Path(written).expanduser().absolute())) if source == "local" else ()
+    return (str(place.path.absolute()), options.data_dir, *local)
 
 
 def _check_place(target: Path, place: RunDir) -> None:

@@ -50,13 +50,17 @@ RunSnippets = Callable[[Path, Mapping[str, str]], Mapping[str, tuple[str, str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the run directory does not say: the backbone as pulled, the licence of the result, what a person named."""
+    """What the run directory does not say: the backbone as pulled, the licence of the result, what a person named.
+
+    ``directories`` are those of this machine that the run has to do with; no log that names one leaves.
+    """
 
     backbone: BackboneEntry
     license: License
     title: str | None = None
     dataset: str | None = None
     layers: LayerTable | None = None
+    directories: tuple[str, ...] = ()
 
 
 def pack(
@@ -76,7 +80,7 @@ def pack(
     """
     person = _person_text_of(target)
     with _replacing(target), publish_dir(target) as temp:
-        _copy_run(run_dir, temp, with_images=with_images, with_names=with_names)
+        _copy_run(run_dir, temp, about.directories, with_images=with_images, with_names=with_names)
         _write_about(temp, about)
         layout = write_model(temp)
         _write_record(temp / WEIGHTS_NAME, packed_weights(temp))
@@ -164,7 +168,7 @@ def _license_spelling(license_: License) -> str:
     return f"other:{license_.name}" if license_.name else license_.id
 
 
-def _copy_run(run_dir: Path, temp: Path, *, with_images: bool, with_names: bool) -> None:
+def _copy_run(run_dir: Path, temp: Path, directories: tuple[str, ...], *, with_images: bool, with_names: bool) -> None:
     resolved = ResolvedRecipe.read(run_dir / "resolved.json")
     data = DataManifest.read(run_dir / "data.json")
     result = Result.read(run_dir / "result.json")
@@ -180,7 +184,7 @@ def _copy_run(run_dir: Path, temp: Path, *, with_images: bool, with_names: bool)
             raise NotFoundError("E-EVIDENCE-404", "the evidence of a claim is missing", where=path)
         write_inside(temp / path, evidence.read_bytes())
     copy_plots(run_dir, temp, with_images=with_images)
-    copy_logs(run_dir, temp, with_images=with_images)
+    copy_logs(run_dir, temp, with_images=with_images, directories=directories)
 
 
 def _belongs(result: Result, resolved: ResolvedRecipe, data: DataManifest) -> None:

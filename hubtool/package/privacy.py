@@ -66,9 +66,12 @@ def copy_plots(run_dir: Path, target: Path, *, with_images: bool) -> None:
             _write(target / path, file.read_bytes())
 
 
-def copy_logs(run_dir: Path, target: Path, *, with_images: bool) -> None:
-    """The journal and TensorBoard's event files; with images also the files that the journal points to."""
-    _copy_event_files(run_dir, target, with_images=with_images)
+def copy_logs(run_dir: Path, target: Path, *, with_images: bool, directories: tuple[str, ...] = ()) -> None:
+    """The journal and TensorBoard's event files; with images also the files that the journal points to.
+
+    Records that name one of ``directories`` (of this machine) are left out.
+    """
+    _copy_event_files(run_dir, target, with_images, directories)
     journal = run_dir / LOG_NAME
     if not journal.is_file():
         return
@@ -89,7 +92,12 @@ def _copy_pointed(run_dir: Path, event: Event, target: Path) -> None:
         _write(target / event.path, files[event.path].read_bytes())
 
 
-def _copy_event_files(run_dir: Path, target: Path, *, with_images: bool) -> None:
+def _copy_event_files(run_dir: Path, target: Path, with_images: bool, directories: tuple[str, ...]) -> None:
+    private = [directory.encode() for directory in directories if len(directory) > 1]
+
+    def may_leave(record: bytes) -> bool:
+        return (with_images or not _PICTURE_BYTES.search(record)) and not any(name in record for name in private)
+
     source = run_dir / "logs" / "tensorboard"
     if not source.is_dir():
         return
@@ -99,7 +107,7 @@ def _copy_event_files(run_dir: Path, target: Path, *, with_images: bool) -> None
         if match is None:
             continue
         path = target / "logs" / "tensorboard" / folder / f"events.out.tfevents.{match[1]}.hubtool.{index}"
-        _write(path, b"".join(r for r in read_records(file) if with_images or not _PICTURE_BYTES.search(r)))
+        _write(path, b"".join(record for record in read_records(file) if may_leave(record)))
 
 
 def read_records(file: Path) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ import torch
 from hubtool.backbones import export
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.files import safe_walk
+from hubtool.core.settings import BUNDLED
 from hubtool.jobs.card import card
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.pack import golden_pictures, pack
@@ -62,6 +63,18 @@ def test_nothing_private_is_inside() -> None:
         data = path.read_bytes()
         assert b"private-0" not in data, name
         assert str(finished.place()).encode() not in data, name
+
+
+def test_the_directory_of_a_local_backbone_is_private(tmp_path: Path) -> None:
+    nets = tmp_path / "nets" / "mine"
+    shutil.copytree(BUNDLED / "backbones" / "test_resnet.fractal", nets)
+    chosen = (f"backbone=local:{nets}", "train.epochs=1", "run.card.license=apache-2.0")
+    recipe = finished.write_recipe(tmp_path / "recipe.yaml")
+    report = finetune(recipe, data=finished.data(), run=tmp_path / "run", overrides=chosen, num_workers=0)
+    package = Path(pack(report.run).package)
+    assert (package / "logs" / "tensorboard").is_dir()
+    for name, path in safe_walk(package):
+        assert str(tmp_path).encode() not in path.read_bytes(), name
 
 
 def test_a_package_lies_in_its_run_unless_told_otherwise(run: Path) -> None:
