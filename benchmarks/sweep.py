@@ -182,7 +182,7 @@ def _check_step(model: nn.Module, phase: Phase, cut: frontier.Cut | frontier.Unc
         raise AssertionError(f"a step changed the frozen {moved[0]}")
     if all(torch.equal(before[name], after[name]) for name in phase.trainable):
         raise AssertionError("a step changed nothing")
-    model.load_state_dict(before)
+    weights.load_strict(model, before, ())
 
 
 def _shorten(found: Parts) -> str:
