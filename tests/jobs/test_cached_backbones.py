@@ -1,0 +1,83 @@
+"""Cached and uncached runs of real architectures end with the same weights, cut in the middle and at the head."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from hubtool.core.progress import SilentReporter
+from hubtool.jobs.finetune import finetune
+from jobs.test_finetune import draw_pictures
+
+RECIPE = """
+schema: hubtool/recipe/v1
+backbone: "local:PLACE"
+head: {drop_rate: 0.1}
+freeze: FREEZE
+data: {img_size: SIZE, val_fraction: 0.34}
+train: {epochs: 2, batch_size: 8, precision: PRECISION, optimizer: {name: adamw, lr: 1e-3}}
+run: {log: {tensorboard: false}}
+"""
+
+
+def save_backbone(name: str, directory: Path) -> Path:
+    """Random weights with running statistics that are not trivial, in timm's own layout."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    directory.mkdir()
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    safetensors.torch.save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    cfg = {
+        k: v
+        for k, v in model.pretrained_cfg.items()
+        if k in ("input_size", "mean", "std", "interpolation", "crop_pct", "first_conv", "classifier")
+    }
+    config = {"architecture": name, "num_classes": 10, "pretrained_cfg": cfg | {"num_classes": 10}}
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = say
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("freeze", ["all", "{fraction: 0.5}"], ids=["head", "middle"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet18", 64), ("vit_tiny_patch16_224", 64), ("efficientnet_b0", 64), ("swin_tiny_patch4_window7_224", 224)],
+)
+def test_cached_is_uncached(name: str, size: int, freeze: str, precision: str, tmp_path: Path, home: Path) -> None:
+    place = save_backbone(name, tmp_path / "backbone")
+    text = RECIPE.replace("PLACE", str(place)).replace("FREEZE", freeze).replace("SIZE", str(size))
+    (tmp_path / "mine.yaml").write_text(text.replace("PRECISION", precision))
+    pictures = draw_pictures(tmp_path / "pictures", num=30)
+    options: dict[str, Any] = {"data": pictures, "device": "cpu", "num_workers": 0}
+    told = Told()
+    found = [
+        finetune(tmp_path / "mine.yaml", run=tmp_path / str(is_on), use_cache=is_on, reporter=told, **options).result
+        for is_on in (False, True)
+    ]
+    assert not [line for line in told.lines if "frozen part" in line or "no activations" in line]
+    (cache,) = (home / "cache" / "activations").iterdir()
+    assert (cache / "rows.bin").stat().st_size > 0
+    assert found[0].weights_digest == found[1].weights_digest
+    assert [c.value for c in found[0].claims] == [c.value for c in found[1].claims]
+    assert found[0].is_frozen_equal and found[1].is_frozen_equal
