@@ -39,7 +39,9 @@ def assert_close(run: RunDir, other: RunDir) -> None:
     assert one.keys() == two.keys()
     for name in one:
         assert torch.allclose(one[name].float(), two[name].float(), rtol=1e-3, atol=1e-4), name
-    ours, theirs = ({(e["split"], e["tag"], e["global_step"]): e["value"] for e in numbers(r)} for r in (run, other))
+    ours, theirs = (
+        {(e["split"], e["tag"], e["global_step"]): e.get("value") for e in numbers(r)} for r in (run, other)
+    )
     assert ours.keys() == theirs.keys()
     first = ("train", "loss", 1)
     assert ours[first] == pytest.approx(theirs[first], rel=1e-5)
