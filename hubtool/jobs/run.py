@@ -18,7 +18,6 @@ from hubtool.records import metrics, rundir
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics
-from hubtool.records.evidence import Predictions
 from hubtool.records.reports import FinetuneReport, PullReport
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result, RunOptions, Selected
