@@ -20,7 +20,7 @@ from typing import IO
 from hubtool.core.errors import ConflictError, NotFoundError, UsageError
 from hubtool.core.ids import CommitSha, RepoPath
 from hubtool.server.gitdir import HIDDEN_REFS, Commit, GitDir
-from hubtool.server.gitprocess import git_environment, git_error, git_program, run_git
+from hubtool.server.gitprocess import git_environment, git_error, git_program, kept_fds, run_git
 from hubtool.server.pointers import Pointer
 
 NO_SHA = "0" * 40
@@ -77,7 +77,7 @@ def write_commit(git: GitDir, draft: Draft) -> CommitSha:
     A draft that was committed already (its reply was lost) gives that commit again.
     """
     ref = f"refs/heads/{draft.branch}"
-    for _ in range(_MAX_TRIES):
+    for attempt in range(_MAX_TRIES):
         head = git.ref(ref)
         if head is None:
             raise NotFoundError("E-HUB-REVISION", f"Invalid rev id: {draft.branch}")
@@ -87,6 +87,7 @@ def write_commit(git: GitDir, draft: Draft) -> CommitSha:
         try:
             git.update_refs([(ref, new, head)])
         except ConflictError:
+            time.sleep(min(0.2, 0.005 * 2**attempt))
             continue
         return new
     raise ConflictError("E-HUB-BUSY", "the branch keeps moving", do="try again")
@@ -122,6 +123,7 @@ def build_commit(git: GitDir, draft: Draft, parent: CommitSha) -> CommitSha:
         env=git_environment(),
         cwd="/",
         bufsize=1 << 20,
+        pass_fds=kept_fds(),
     ) as child:
         assert child.stdin is not None and child.stderr is not None
         with contextlib.suppress(BrokenPipeError):
@@ -135,7 +137,8 @@ def build_commit(git: GitDir, draft: Draft, parent: CommitSha) -> CommitSha:
         raise git_error(stderr, git.path)
     new = git.ref(name)
     assert new is not None
-    git.update_refs([(name, NO_SHA, new)])
+    # Nobody else knows this ref, so it goes without git, which would lock all packed refs for it.
+    (git.path / name).unlink(missing_ok=True)
     return CommitSha(new)
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from hubtool.server.access import Rule
 from hubtool.server.bodies import too_large
 from hubtool.server.call import Call, Route
-from hubtool.server.gitprocess import git_environment, git_program
+from hubtool.server.gitprocess import git_environment, git_program, kept_fds
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import Repo
 
@@ -59,6 +59,7 @@ async def _serve(call: Call, repo: Repo, tail: str) -> Response:
         env=_environment(call, repo, tail),
         limit=_MAX_HEAD * 4,
         cwd="/",
+        pass_fds=kept_fds(),
     )
     feeding = asyncio.create_task(_feed(call, child))
     try:

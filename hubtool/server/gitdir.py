@@ -10,6 +10,7 @@ import contextlib
 import re
 import subprocess
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -24,12 +25,14 @@ from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 
 HIDDEN_REFS = "refs/hubtool"
 _SHA = re.compile(r"[0-9a-f]{40}")
+_DEAD_LOCK_S = 60.0  # git holds one for milliseconds
 _MAX_LOOSE_BYTES = 1 << 20
 _TREE_MODE = "40000"
 CONFIG = {
     "core.fsync": "all",
     "core.fsyncMethod": "fsync",
     "core.logAllRefUpdates": "false",
+    "core.filesRefLockTimeout": "1000",
     "gc.auto": "0",
     "receive.autogc": "false",
     "receive.fsckObjects": "true",
@@ -123,11 +126,19 @@ class GitDir:
         done = try_git(self.path, ["update-ref", "--stdin"], "\n".join(lines).encode(), None)
         if done.returncode != 0:
             text = done.stderr.decode("utf-8", "replace")
-            if any(
-                s in text for s in ("cannot lock ref", "reference already exists", "but expected", "unable to lock")
-            ):
+            if ".lock" in text:
+                self.drop_locks(_DEAD_LOCK_S)
+            if any(s in text for s in ("cannot lock ref", "already exists", "but expected", "nable to lock", ".lock")):
                 raise ConflictError("E-HUB-RACE", "the branch was changed meanwhile")
             raise git_error(done.stderr, self.path)
+
+    def drop_locks(self, age_s: float = 0.0) -> None:
+        """Remove lock files that a killed git left behind: those older than ``age_s``, or all when no git can be alive."""
+        before = time.time() - age_s
+        for path in (*self.path.glob("*.lock"), *(self.path / "refs").rglob("*.lock")):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime <= before:
+                    path.unlink()
 
     # Objects
 

@@ -26,6 +26,24 @@ _ENV = {
 }
 
 
+_kept_fds: list[int] = []
+
+
+def keep_open(fd: int) -> None:
+    """Let every git child inherit ``fd``: a lock held on it lives as long as the last of them."""
+    os.set_inheritable(fd, True)
+    _kept_fds.append(fd)
+
+
+def let_go(fd: int) -> None:
+    _kept_fds.remove(fd)
+    os.close(fd)
+
+
+def kept_fds() -> tuple[int, ...]:
+    return tuple(_kept_fds)
+
+
 def git_environment() -> dict[str, str]:
     """What a git child may see: our settings only, never the user's configuration or secrets."""
     return _ENV
@@ -60,7 +78,13 @@ def try_git(
         source = {"stdin": stdin}
     command = [git_program(), f"--git-dir={directory}", *args]
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        command, capture_output=True, check=False, env=git_environment() | (env or {}), cwd="/", **source
+        command,
+        capture_output=True,
+        check=False,
+        env=git_environment() | (env or {}),
+        cwd="/",
+        pass_fds=kept_fds(),
+        **source,
     )
 
 
@@ -82,12 +106,11 @@ class _Batch:
 
     def read(self, sha: str, max_bytes: int) -> tuple[str, bytes]:
         with self._lock:
-            kind, size_bytes = self._ask("info", sha)
+            kind, size_bytes, _ = self._ask("info", sha)
             if size_bytes > max_bytes:
                 raise StorageError("E-HUB-LARGE", f"the git object has {size_bytes} bytes", where=sha)
-            self._ask("contents", sha)
-            stream = self._process().stdout
-            assert stream is not None
+            # The stream of the very process that was asked: git dies of a damaged object in the middle of its answer.
+            _, size_bytes, stream = self._ask("contents", sha)
             data = stream.read(size_bytes + 1)[:-1]
         if len(data) != size_bytes:
             raise IntegrityError("E-HUB-DAMAGED", "a git object is damaged", where=sha)
@@ -97,7 +120,8 @@ class _Batch:
         with self._lock:
             return self._ask("info", sha)[1]
 
-    def _ask(self, verb: str, sha: str) -> tuple[str, int]:
+    def _ask(self, verb: str, sha: str) -> tuple[str, int, IO[bytes]]:
+        """(kind, size, the stream its content follows on)."""
         child = self._process()
         assert child.stdin is not None and child.stdout is not None
         try:
@@ -110,7 +134,7 @@ class _Batch:
             if not words:
                 self.close()
             raise NotFoundError("E-HUB-REVISION", f"Invalid rev id: {sha}")
-        return words[1], int(words[2])
+        return words[1], int(words[2]), child.stdout
 
     def _process(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
@@ -121,6 +145,7 @@ class _Batch:
                 stderr=subprocess.DEVNULL,
                 env=git_environment(),
                 cwd="/",
+                pass_fds=kept_fds(),
             )
         return self._child
 

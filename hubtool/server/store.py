@@ -7,7 +7,9 @@ incoming/ trash/      logs/       being received; being removed; the access log
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import secrets
 import threading
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from hubtool.core.errors import StorageError
 from hubtool.core.files import make_dirs, write_bytes, write_json
 from hubtool.server.accounts import Accounts
+from hubtool.server.gitprocess import keep_open, let_go
 from hubtool.server.objects import ObjectStore
 from hubtool.server.repos import Repos
 from hubtool.server.signing import Signer
@@ -36,8 +39,26 @@ class Store:
         self.accounts = Accounts(self.root)
         self.signer = Signer(_secret(self.root))
         make_dirs(self.root / "logs")
+        self._presence = self._enter()
         self._downloads: dict[tuple[str, str], int] = {}
         self._downloads_lock = threading.Lock()
+
+    def _enter(self) -> int:
+        """Say that somebody works here, for as long as this process or a git child of it lives.
+
+        Whoever comes first knows that every lock file of git was left by the dead, and removes them: git itself would
+        refuse each push until a person does.
+        """
+        fd = os.open(self.root / "present.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for repo in self.repos:
+                repo.git.drop_locks()
+        except BlockingIOError:
+            pass  # others are here
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        keep_open(fd)
+        return fd
 
     def count_download(self, kind: str, repo_id: str) -> None:
         """Counted in memory; ``flush`` writes the sums. A kill loses a few, which nobody's work depends on."""
@@ -56,6 +77,7 @@ class Store:
     def close(self) -> None:
         self.flush()
         self.accounts.close()
+        let_go(self._presence)
 
 
 def _check_schema(root: Path) -> None:

@@ -71,9 +71,11 @@ def test_fsck_names_a_flipped_bit_wherever_it_is(store: Store) -> None:
     for path in victims:
         good = path.read_bytes()
         path.chmod(0o644)
-        path.write_bytes(good[:-5] + bytes([good[-5] ^ 1]) + good[-4:])
-        report = fsck(store)
-        assert not report.is_clean, path
+        for place in (-5, len(good) // 2, 3):
+            damaged = bytearray(good)
+            damaged[place] ^= 1
+            path.write_bytes(damaged)
+            assert not fsck(store).is_clean, (path, place)
         path.write_bytes(good)
     assert fsck(store).is_clean
 
@@ -255,3 +257,20 @@ def test_packed_and_loose_repositories_read_alike(store: Store) -> None:
     assert before == after and repo.git.read_blob(after[0][0]) is not None
     write(repo, Delete(RepoPath("w.bin")))
     assert repo.git.entry(repo.git.resolve("main"), "w.bin") is None
+
+
+def test_locks_of_the_dead_are_removed_and_those_of_the_living_stay(root: Path) -> None:
+    first = Store(root)
+    repo = first.repos.create("models", LAB, author="ada")
+    locks_ = [repo.path / name for name in ("packed-refs.lock", "refs/heads/main.lock", "HEAD.lock")]
+    for lock in locks_:
+        lock.touch()
+    second = Store(root)
+    assert all(lock.exists() for lock in locks_), "somebody may be at work"
+    second.close()
+    first.close()
+    third = Store(root)
+    assert not any(lock.exists() for lock in locks_)
+    oid = store_object(third, repo, b"x")
+    write(repo, Put(RepoPath("w"), Pointer(oid, 1)))
+    third.close()
