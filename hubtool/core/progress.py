@@ -5,17 +5,25 @@ A job takes a ``Reporter``; the command line hands in one for the terminal, a no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+Note = str | Callable[[], str]
+
 
 class Task(Protocol):
-    """One bar: ``advance`` by a number of units, ``note`` replaces the text behind it."""
+    """One bar: ``advance`` by a number of units, ``note`` replaces the text behind it, ``row`` leaves a line of a table above.
+
+    A note that is a function is asked whenever the bar is drawn, perhaps by another thread: what changes with every unit
+    costs nothing in between. ``cells`` are texts by their column, the same columns each time.
+    """
 
     def advance(self, amount: float = 1) -> None: ...
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: Note) -> None: ...
+
+    def row(self, cells: Mapping[str, str]) -> None: ...
 
 
 class Reporter(Protocol):
@@ -32,7 +40,10 @@ class SilentTask:
     def advance(self, amount: float = 1) -> None:
         pass
 
-    def note(self, text: str) -> None:
+    def note(self, text: Note) -> None:
+        pass
+
+    def row(self, cells: Mapping[str, str]) -> None:
         pass
 
 
