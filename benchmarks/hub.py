@@ -69,8 +69,8 @@ def heads(url: str, path: str, seconds: float = 3.0) -> float:
 
 
 def stored_bytes(root: Path) -> tuple[int, int]:
-    """(large files, Xet uploads kept for clients) in bytes."""
-    return tuple(sum(p.stat().st_size for p in (root / d).rglob("*") if p.is_file()) for d in ("objects", "xet"))  # type: ignore[return-value]
+    """(large files and lists of parts, chunks) in bytes."""
+    return tuple(sum(p.stat().st_size for p in (root / d).rglob("*") if p.is_file()) for d in ("objects", "xorbs"))  # type: ignore[return-value]
 
 
 def main(arguments: list[str]) -> int:
@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
                 Client(hub.url, place / f"home-{num}", None).python(TUNES.format(num=num))
                 files, uploads = stored_bytes(place / f"tunes{num}")
                 print(
-                    f"{num} fine-tunes of one frozen body: {files / 1e6:.0f} MB of files, {uploads / 1e6:.0f} MB of uploads"
+                    f"{num} fine-tunes of one frozen body: {files / 1e6:.0f} MB of whole files, {uploads / 1e6:.0f} MB of chunks"
                 )
     return 0
 
