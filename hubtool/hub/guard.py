@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 
 from hubtool.core.errors import HubtoolError, IntegrityError, SecurityError, UnavailableError
 from hubtool.core.ids import CommitSha
+from hubtool.core.settings import read_settings
 
 if TYPE_CHECKING:
     import httpx2
@@ -284,8 +285,9 @@ def _install() -> None:
 
 
 def quiet() -> None:
-    """No telemetry, from the library or from hf_xet, before either is imported."""
+    """No telemetry, from the library or from hf_xet, before either is imported; what hf_xet remembers of uploads is ours."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("HF_XET_CACHE", str(read_settings().home / "cache" / "xet"))
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
