@@ -12,6 +12,7 @@ from hubtool.core.errors import NumericError
 from hubtool.records.dataset import Sample
 from hubtool.records.evidence import Array, Predictions
 from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Whole, autocast, padded
+from hubtool.training.numerics import memory_format_of, torch_format
 from hubtool.training.order import plain_batches
 from hubtool.training.processes import Alone, Group
 
@@ -71,9 +72,14 @@ def predict(
     precision: str = "fp32",
     advance: Callable[[int], object] = int,
 ) -> Predictions:
-    """Evaluate a plain model (x_BCHW → logits_BK, as ``load_package`` gives it) on a loader's samples."""
+    """Evaluate a plain model (x_BCHW → logits_BK, as ``load_package`` gives it) on a loader's samples.
+
+    Its tensors lie as training lays them, by the same rule: another layout would be another kernel and other bits.
+    """
+    layout = memory_format_of(model)
+    model.to(device, memory_format=torch_format(layout))
     whole = Whole(model.eval(), "a finished model")
-    feed = LiveFeed(loader, whole, micro_size=micro_size, device=device, precision=precision)
+    feed = LiveFeed(loader, whole, micro_size=micro_size, device=device, precision=precision, memory_format=layout)
     logits_NK = infer(
         feed,
         whole,
