@@ -22,7 +22,7 @@ from hubtool.data.kept import Kept
 from hubtool.data.pool import Pool, slots_for
 from hubtool.data.scan import Listing, Row
 from hubtool.data.worker import raise_error
-from hubtool.records.dataset import DataManifest, Sample, SkippedFile
+from hubtool.records.dataset import DataManifest, Sample, SkippedFile, Target
 from hubtool.records.tasks import TaskName
 
 
@@ -262,10 +262,9 @@ def _manifest(
     conversions: Counter[str] = Counter()
     for split, rows in rows_of.items():
         samples = []
-        for row in sorted(rows, key=lambda row: (files[row.path].sha256, row.path)):
+        for target, row in _ordered(rows, files, classes, task):
             file = files[row.path]
             conversions.update(file.applied)
-            target = targets.target_of(row, classes, task)
             samples.append(Sample(path=row.path, sha256=file.sha256, size_bytes=file.size_bytes, target=target))
         splits[split] = tuple(samples)
     return DataManifest(
@@ -275,3 +274,11 @@ def _manifest(
         conversions=dict(sorted(conversions.items())),
         num_leaked=num_leaked,
     )
+
+
+def _ordered(
+    rows: list[Row], files: dict[str, File], classes: tuple[str, ...], task: TaskName
+) -> list[tuple[Target, Row]]:
+    """By content, then by label: a file name decides only between copies that train in the same way."""
+    found = [(targets.target_of(row, classes, task), row) for row in rows]
+    return sorted(found, key=lambda pair: (files[pair[1].path].sha256, pair[0], pair[1].path))

@@ -36,7 +36,7 @@ class SkippedFile(Record):
 
 
 class DataManifest(Record):
-    """Classes and splits; the samples of a split stand in order of (sha256, path).
+    """Classes and splits; the samples of a split stand in order of (sha256, target, path).
 
     ``classes`` are the class names, or the names of the outputs (multilabel, regression).
     ``conversions`` counts pictures made RGB by each rule; ``num_leaked`` pictures that stand in train and in another split.

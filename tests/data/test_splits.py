@@ -137,6 +137,25 @@ def test_one_picture_under_two_classes_is_told(tmp_path: Path) -> None:
     assert "1 pictures stand under more than one label" in heard.warned
 
 
+@pytest.mark.parametrize(("task", "column"), [("classification", "label"), ("regression", "target")])
+def test_one_content_under_two_labels_has_an_order_that_no_file_name_decides(
+    task: TaskName, column: str, tmp_path: Path
+) -> None:
+    manifests = []
+    for one, other in ("ab", "ba"):
+        root = tmp_path / one
+        root.mkdir()
+        lines = [f"file_name,split,{column}"]
+        for seed in range(6):
+            for name, label in ((one, 1), (other, 2)):
+                picture(seed).save(root / f"{name}{seed}.png")
+                lines.append(f"{name}{seed}.png,{'val' if seed < 3 else 'train'},{label}")
+        (root / "table.csv").write_text("\n".join(lines) + "\n")
+        manifests.append(index(root, task=task, labels="table.csv"))
+    assert manifests[0].digest() == manifests[1].digest()
+    assert manifests[0].without_names() == manifests[1].without_names()
+
+
 def test_imbalance_gets_one_hint(tmp_path: Path) -> None:
     heard = Heard()
     index(folders(tmp_path / "even", {"a": 10, "b": 1}), reporter=heard)
