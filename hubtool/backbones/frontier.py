@@ -11,15 +11,14 @@ Where tracing fails the model is cut at a module boundary instead (``replay``).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from hubtool.backbones import freeze, replay, trace
+from hubtool.backbones import fingerprint, freeze, replay, trace
 from hubtool.records.backbone import Phase
 
 Features = tuple[Tensor, ...]
@@ -39,7 +38,8 @@ class _Suffix(Protocol):
 class Cut:
     """A model in two halves.
 
-    ``key`` names the cut: equal keys on equal frozen weights mean equal features. ``description`` is for people.
+    ``key`` is of all that the prefix computes: equal keys on equal frozen weights mean equal features.
+    ``description`` is for people.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ def _by_trace(model: nn.Module, phase: Phase, x_BCHW: Tensor) -> Cut:
         phase=phase,
         prefix=halves.prefix,
         suffix=halves.suffix,
-        key=_key("fx", *halves.names),
+        key=fingerprint.of_graph(halves.head, model.state_dict())[:16],
         description=f"before {halves.first_hot}",
     )
 
@@ -145,10 +145,6 @@ def _by_replay(model: nn.Module, phase: Phase, x_BCHW: Tensor) -> Cut:
         phase=phase,
         prefix=boundary.prefix,
         suffix=boundary.suffix,
-        key=_key("module", boundary.path),
+        key=fingerprint.of_modules(model, boundary.path, phase.trainable)[:16],
         description=f"at the module {boundary.path}",
     )
-
-
-def _key(*parts: Any) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -327,9 +327,8 @@ class Halves:
         head = extract(train, [x], border)
         with torch.no_grad():
             two, three = head(probe[:2]), head(probe[:3])
-        self.names = [str(node) for node in border]
         self._specs = [specify(a, b) for a, b in zip(two, three, strict=True)]
-        self._head = head
+        self.head = head
         self._tails = {True: self._tail(train, border), False: self._tail(plain, match(border, train, plain))}
         self.first_hot = self._describe(train.graph, hot)
         if not any(take(spec, value, 2) for spec, value in zip(self._specs, two, strict=True)):
@@ -351,7 +350,7 @@ class Halves:
 
     def prefix(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
         batch = x_BCHW.shape[0]
-        values = self._head(x_BCHW)
+        values = self.head(x_BCHW)
         return tuple(t for spec, value in zip(self._specs, values, strict=True) for t in take(spec, value, batch))
 
     def suffix(self, feats: tuple[Tensor, ...], *, training: bool) -> Tensor:

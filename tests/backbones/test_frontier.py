@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from hubtool.backbones import freeze, frontier
+from hubtool.records.backbone import Phase
 from tests.backbones.made import entry_of, pictures, resolved_of, with_head
 
 
@@ -104,3 +107,61 @@ def test_what_cannot_be_cut_says_why() -> None:
         found_cut = frontier.cut(model, freeze.schedule(resolved, found, num_epochs=1)[0], pictures(resolved))
         assert isinstance(found_cut, frontier.Uncut)
         assert reason in found_cut.reason
+
+
+def _keyed(model: nn.Module) -> str:
+    """The key of a model of which only ``head`` is trained."""
+    torch.manual_seed(0)
+    phase = Phase(first_epoch=0, num_epochs=1, trainable={"head.weight": 1.0, "head.bias": 1.0}, eval_modules=())
+    found = frontier.cut(model, phase, torch.rand(3, 3, 8, 8))
+    assert isinstance(found, frontier.Cut), found.reason
+    return found.key
+
+
+class _Small(nn.Module):
+    """``options`` are no weights: they change what it computes and none of its names."""
+
+    def __init__(
+        self, *, eps: float = 1e-5, function: Any = torch.relu, scale: float = 1.0, is_traced: bool = True
+    ) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4, eps=eps), _Scaled(function, scale))
+        self.head = nn.Linear(4, 2)
+        self.is_traced = is_traced
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x).mean((2, 3))
+        if not self.is_traced and x.isnan().any():
+            raise ValueError("what torch.fx cannot trace")
+        return self.head(x)
+
+
+class _Scaled(nn.Module):
+    def __init__(self, function: Any, scale: float) -> None:
+        super().__init__()
+        self.function, self.scale = function, scale
+        self.register_buffer("shift", torch.full((1,), scale), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x) * self.scale
+
+
+@pytest.mark.parametrize("is_traced", [True, False])
+def test_the_key_is_of_all_that_the_prefix_computes_not_of_names_alone(is_traced: bool) -> None:
+    plain = {"is_traced": is_traced}
+    changes = ({"eps": 1e-3}, {"function": torch.sigmoid}, {"scale": 2.0})
+    keys = [_keyed(_Small(**plain)), *(_keyed(_Small(**plain, **change)) for change in changes)]  # type: ignore[arg-type]
+    assert len(set(keys)) == 4
+    assert _keyed(_Small(**plain)) == keys[0]
+
+
+def test_two_poolings_have_two_keys() -> None:
+    entry = entry_of("timm:test_resnet")
+    keys = []
+    for pool in ("avg", "max", "avg"):
+        resolved = resolved_of(entry, pretrained=False, head={"global_pool": pool})
+        model, found = with_head(entry, None, resolved)
+        cut = frontier.cut(model, freeze.schedule(resolved, found, num_epochs=1)[0], pictures(resolved))
+        assert isinstance(cut, frontier.Cut)
+        keys.append(cut.key)
+    assert keys[0] == keys[2] != keys[1]
