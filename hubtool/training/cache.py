@@ -40,10 +40,14 @@ _ABOUT, _ROWS, _INDEX = "about.json", "rows.bin", "index.bin"
 
 
 class Activations:
-    """One cache directory. ``rows`` finds, ``write`` appends (the lock must be held), ``read`` gathers."""
+    """One cache directory. ``rows`` finds, ``write`` appends (the lock must be held), ``read`` gathers.
+
+    ``is_dead``: it must not be read any more, by any of the feeds that share it.
+    """
 
     def __init__(self, root: Path, key: ActivationsKey, tensors: tuple[Activation, ...]) -> None:
         self.directory = root / key.digest()[:32]
+        self.is_dead = False
         self._tensors = tensors
         self._sizes = [_size_bytes(tensor) for tensor in tensors]
         self.row_bytes = sum(self._sizes)
@@ -114,6 +118,7 @@ class Activations:
         return tuple(_decode(part.contiguous(), tensor) for part, tensor in zip(parts_BR, self._tensors, strict=True))
 
     def remove(self) -> None:
+        self.is_dead = True
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _cut_torn(self) -> None:
@@ -151,7 +156,7 @@ class CachedFeed:
         is_shared: bool = False,
     ) -> None:
         self._live = live
-        self._cache: Activations | None = cache
+        self._kept: Activations | None = cache
         self._samples = samples
         self._draws = f"{policy}/{seed}"
         self._limit_bytes = limit_bytes
@@ -164,21 +169,28 @@ class CachedFeed:
     def prepare(self, batches: Iterable[MicroBatch]) -> None:
         """Compute and keep what these micro-batches need and nobody has computed."""
         wanted = [a for batch in batches for a in batch.addresses if a not in self._rows]
-        if self._cache is None or not wanted:
+        cache = self._cache
+        if cache is None or not wanted:
             return
         try:
-            self._ensure(self._cache, list(dict.fromkeys(wanted)))
+            self._ensure(cache, list(dict.fromkeys(wanted)))
         except (StorageError, ConflictError) as error:
             self._give_up(str(error))
 
     def features(self, batches: Iterable[MicroBatch]) -> Iterator[Features]:
         left = iter(batches)
         for batch in left:
-            if self._cache is None:
+            cache = self._cache
+            if cache is None:
                 yield from self._live.features(itertools.chain([batch], left))
                 return
             rows = [self._rows[address] for address in batch.addresses]
-            yield self._live.placed(self._cache.read(rows))
+            yield self._live.placed(cache.read(rows))
+
+    @property
+    def _cache(self) -> Activations | None:
+        """None where features are computed live."""
+        return None if self._kept is None or self._kept.is_dead else self._kept
 
     def name(self, address: Address) -> bytes:
         """What a row is of: the picture's content and, if it is augmented, the draw."""
@@ -252,7 +264,7 @@ class CachedFeed:
             raise ConflictError("E-CACHE-BITS", "cached features are not the live ones bit for bit")
 
     def _give_up(self, reason: str) -> None:
-        self._cache = None
+        self._kept = None
         self._reporter.warn(f"the frozen part is computed in every epoch: {reason}")
 
 

@@ -222,7 +222,7 @@ class Session:
         cache = self._activations(phase, cut)
         if not self.work.plan.is_fixed or mixer.is_on:
             return train, self._cached("val", val, cache)
-        return self._cached("train", train, cache), self._cached("val", val, cache, is_checked=True)
+        return self._cached("train", train, cache), self._cached("val", val, cache)
 
     def live(self, split: str, cut: Cut, mix: Mix | None = None) -> LiveFeed:
         return LiveFeed(
@@ -257,7 +257,7 @@ class Session:
             tensors = describe(cut.prefix(self.sample_x()))
         return Activations(self.cache_root, key, tensors)
 
-    def _cached(self, split: str, live: LiveFeed, cache: Activations, *, is_checked: bool = False) -> CachedFeed:
+    def _cached(self, split: str, live: LiveFeed, cache: Activations) -> CachedFeed:
         def watch() -> None:
             if self.work.stop.is_asked:
                 raise self.work.stop.interrupted(
@@ -273,7 +273,6 @@ class Session:
             limit_bytes=self.cache_limit_bytes,
             watch=watch,
             reporter=self.work.reporter,
-            is_checked=is_checked,
             is_shared=self.work.group.num_processes > 1,
         )
 

@@ -135,6 +135,20 @@ def test_workers_cannot_change_a_bit(shared: Path, nursery: Nursery, unbroken: t
     assert_same(run, unbroken[0])
 
 
+def test_rows_of_val_are_checked_too(shared: Path, nursery: Nursery, tmp_path: Path, home: Path) -> None:
+    """Where train's rows are new ones, only val reads what another run left."""
+    with_cache = {"HUBTOOL_HOME": str(home)}
+    options = ["train.epochs=1", "data.augment.views=1"]
+    assert nursery.run(call(shared, tmp_path / "first", *options), environ=with_cache) == 0
+    for rows in (home / "cache" / "activations").glob("*/rows.bin"):
+        rows.write_bytes(bytes(byte ^ 1 for byte in rows.read_bytes()))
+    runs = {use_cache: RunDir(tmp_path / f"{use_cache}") for use_cache in (True, False)}
+    for use_cache, run in runs.items():
+        order = call(shared, run.path, *options, "train.seed=6", use_cache=use_cache)
+        assert nursery.run(order, environ=with_cache) == 0
+    assert_same(runs[True], runs[False])
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

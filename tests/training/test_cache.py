@@ -171,6 +171,21 @@ def test_a_damaged_row_is_found_by_the_check_and_the_run_goes_on_live(tmp_path: 
     assert not directory.exists()
 
 
+def test_what_the_check_of_one_split_finds_ends_the_cache_of_both(tmp_path: Path) -> None:
+    read_all(make_feed(tmp_path)[0])
+    (directory,) = tmp_path.iterdir()
+    data = bytes(byte ^ 1 for byte in (directory / "rows.bin").read_bytes())
+    (directory / "rows.bin").write_bytes(data)
+    feed, live, _, told = make_feed(tmp_path)
+    other, *_ = make_feed(tmp_path, is_checked=True)
+    other._kept = feed._kept
+    batches = list(plain_batches(10, 4))
+    other.prepare(batches)
+    read_all(feed)
+    assert len(told.lines) == 1
+    assert equal(list(other.features(batches)), read_all(live))
+
+
 def test_too_little_room_is_said_and_trained_uncached(tmp_path: Path) -> None:
     feed, live, _, told = make_feed(tmp_path, limit_bytes=100)
     assert equal(read_all(feed), read_all(live))
