@@ -10,6 +10,7 @@ import click
 
 from hubtool.cli.options import AliasGroup, common
 from hubtool.cli.output import Output, size, table
+from hubtool.cli.text import short
 
 if TYPE_CHECKING:
     from hubtool.jobs.runs import Order
@@ -148,7 +149,7 @@ def list_text(found: RunList) -> str:
     text = [header]
     for line, row in zip(lines, found.runs, strict=True):
         text.append(line)
-        differs = " · ".join(f"{_last(key)}={_short(v, 24)}" for key, v in row.differs.items() if key not in _IMPLIED)
+        differs = " · ".join(f"{_last(key)}={short(v, 24)}" for key, v in row.differs.items() if key not in _IMPLIED)
         if differs:
             text += textwrap.wrap(differs, 78, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(text)
@@ -163,7 +164,7 @@ def _list_row(row: RunRow) -> tuple[str, str, str, str, str]:
     status = row.status if row.status == "finished" else f"{row.status} {row.num_epochs_done}/{row.num_epochs}"
     name, value = next(iter(row.claims.items()), (row.metric, row.value))
     best = "" if value is None else f"{name} {value:.4f}"
-    return _short(row.name, 31), status, best, _duration(row.wall_s), size(row.size_bytes)
+    return short(row.name, 31), status, best, _duration(row.wall_s), size(row.size_bytes)
 
 
 def show_text(detail: RunDetail) -> str:
@@ -218,7 +219,7 @@ def compare_text(compared: Comparison, num_flips: int) -> str:
     width = max(10, (76 - 28) // len(letters))
     fields = [f for f in compared.recipe if f.field not in _IMPLIED]
     if fields:
-        rows = [(_short(f.field, 27), *(_short(v, width) for v in f.values)) for f in fields]
+        rows = [(short(f.field, 27), *(short(v, width) for v in f.values)) for f in fields]
         lines += ["", table(rows, ("recipe", *letters))]
     else:
         lines += ["", "the recipes are equal"]
@@ -251,10 +252,10 @@ def _pair_lines(pair: Pair, first: str, second: str, num_flips: int) -> list[str
     if shown:
         rows = [
             (
-                _short(f.path or f.sha256[:12], 26),
-                _short(f.truth, 12),
-                f"{_short(f.first, 12)} {f.first_confidence:.0%}{' ✓' if f.is_first_right else ''}",
-                f"{_short(f.second, 12)} {f.second_confidence:.0%}{'' if f.is_first_right else ' ✓'}",
+                short(f.path or f.sha256[:12], 26),
+                short(f.truth, 12),
+                f"{short(f.first, 12)} {f.first_confidence:.0%}{' ✓' if f.is_first_right else ''}",
+                f"{short(f.second, 12)} {f.second_confidence:.0%}{'' if f.is_first_right else ' ✓'}",
             )
             for f in shown
         ]
@@ -294,10 +295,3 @@ def _duration(wall_s: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {seconds:02d} s" if minutes else f"{wall_s:.1f} s"
-
-
-def _short(text: str, num_chars: int) -> str:
-    if len(text) <= num_chars:
-        return text
-    head = (num_chars - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"

@@ -57,3 +57,11 @@ class Rows:
 
     def _line(self, texts: tuple[str, ...]) -> str:
         return "  ".join(text.rjust(width) for text, width in zip(texts, self._widths, strict=True)).rstrip()
+
+
+def short(text: str, num_chars: int) -> str:
+    """The middle left out where it is longer."""
+    if len(text) <= num_chars:
+        return text
+    head = (num_chars - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"

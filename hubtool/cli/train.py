@@ -9,11 +9,14 @@ import click
 
 from hubtool.cli.options import AliasGroup, common, directory, hub_option
 from hubtool.cli.output import Output, table
+from hubtool.cli.text import short
 
 if TYPE_CHECKING:
-    from hubtool.records.reports import FinetuneReport
+    from hubtool.records.reports import EvaluateReport, FinetuneReport, Twin
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+_NUM_SHOWN = 10
 
 _RECIPE = click.argument("recipe")
 _OVERRIDES = click.argument("overrides", nargs=-1, metavar="[PATH.TO.KEY=VALUE]...")
@@ -208,30 +211,78 @@ def _bytes(text: str) -> int:
 @click.argument("target")
 @directory("The pictures to evaluate on.")
 @click.option("--split", metavar="NAME", help="Only this split; default: test, else val, else all.")
+@directory("A new directory for predictions, intervals, plots, likely label errors.", name="--out", required=False)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True)
 @click.option("--workers", type=int, metavar="N", help="Processes that decode pictures.")
 @hub_option("Where a repository is looked up.")
 @common
 def evaluate(
-    out: Output, target: str, data: Path, split: str | None, device: Device, workers: int | None, hub: str | None
+    out: Output,
+    target: str,
+    data: Path,
+    split: str | None,
+    out_dir: Path | None,
+    device: Device,
+    workers: int | None,
+    hub: str | None,
 ) -> None:
-    """Metrics of a run, a package or a repository on a folder of pictures.
+    """Metrics of a run, a package or a repository on a folder of pictures; with --out the evidence behind them.
 
     \b
-    Example:
+    Examples:
       hubtool evaluate runs/linear-probe-… --data flowers/test
+      hubtool evaluate me/flowers --data other-flowers --out looked-at
     """
     from hubtool.jobs.evaluate import evaluate as job
 
-    report = job(target, data=data, split=split, device=device, num_workers=workers, hub=hub, reporter=out.reporter)
-    rows = [(name, f"{value:.4f}") for name, value in report.metrics.items()]
-    out.result(
-        report,
-        ids=[f"{name}={value}" for name, value in report.metrics.items()],
-        human=lambda: (
-            f"{report.num_samples} pictures ({report.split})\n" + table(rows, ("metric", "value"), right=(1,))
-        ),
+    report = job(
+        target,
+        data=data,
+        split=split,
+        out=out_dir,
+        device=device,
+        num_workers=workers,
+        hub=hub,
+        reporter=out.reporter,
     )
+    ids = [f"{name}={value}" for name, value in report.metrics.items()]
+    out.result(report, ids=ids, human=lambda: evaluate_text(report))
+
+
+def evaluate_text(report: EvaluateReport) -> str:
+    first = f"{report.num_samples} pictures ({report.split})"
+    evaluation = report.evaluation
+    if evaluation is None:
+        rows = [(name, f"{value:.4f}") for name, value in report.metrics.items()]
+        return f"{first}\n" + table(rows, ("metric", "value"), right=(1,))
+    measured = [
+        (name, f"{m.value:.4f}", "" if m.low is None else f"{m.low:.4f} to {m.high:.4f}")
+        for name, m in evaluation.metrics.items()
+    ]
+    lines = [first, table(measured, ("metric", "value", "95 % interval"), right=(1,))]
+    suspicions = evaluation.suspicions
+    if suspicions:
+        shown = [
+            (short(s.path or s.sha256[:12], 34), short(s.given, 16), f"{short(s.suggested, 16)} {s.confidence:.0%}")
+            for s in suspicions[:_NUM_SHOWN]
+        ]
+        lines += ["", f"{len(suspicions)} labels are likely wrong (confident learning), the likeliest first:"]
+        lines += [table(shown, ("picture", "labelled", "rather"))]
+    lines += _twin_lines(evaluation.twins)
+    more = f"; all {len(suspicions)} are in evaluation.json" if len(suspicions) > _NUM_SHOWN else ""
+    return "\n".join([*lines, "", f"evidence: {report.evidence}{more}"])
+
+
+def _twin_lines(twins: tuple[Twin, ...]) -> list[str]:
+    """What stands twice, byte for byte, and why it matters."""
+    kinds = (
+        ("also in the training data", [t for t in twins if "train" in t.splits]),
+        ("also in val, which chose the weights", [t for t in twins if "val" in t.splits and "train" not in t.splits]),
+        ("more than once here", [t for t in twins if len(t.paths) > 1]),
+        ("with labels that contradict", [t for t in twins if len(t.given) > 1]),
+    )
+    rows = [(what, len(found), short(found[0].paths[0], 30)) for what, found in kinds if found]
+    return ["", table(rows, ("copies, byte for byte", "pictures", "such as"), right=(1,))] if rows else []
 
 
 @click.command()

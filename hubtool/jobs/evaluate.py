@@ -1,18 +1,26 @@
-"""hubtool evaluate: the metrics of a run, a package or a repository on a directory of labelled pictures."""
+"""hubtool evaluate: the metrics of a run, a package or a repository on a directory of labelled pictures, with their evidence."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+from hubtool.core.digests import sha256_file
 from hubtool.core.errors import UsageError
+from hubtool.core.files import publish_dir, safe_walk, write_inside
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.jobs.predict import Device, default_workers, opened, run_model
-from hubtool.jobs.target import find_target
+from hubtool.jobs.target import Loaded, find_target
 from hubtool.records import metrics
-from hubtool.records.reports import EvaluateReport
+from hubtool.records.backbone import FileDigest
+from hubtool.records.dataset import DataManifest, Sample
+from hubtool.records.evidence import Predictions
+from hubtool.records.reports import EvaluateReport, Evaluation, Suspicion, Twin
 from hubtool.records.rundir import RunDir
 
 _PREFERRED = ("test", "val", "data", "train")
+_FILE = "evaluation.json"
 
 
 def evaluate(
@@ -20,6 +28,7 @@ def evaluate(
     *,
     data: str | Path,
     split: str | None = None,
+    out: Path | None = None,
     device: Device = "auto",
     num_workers: int | None = None,
     hub: str | None = None,
@@ -28,7 +37,8 @@ def evaluate(
     """Measure on ``split``, by default the first there is of test, val and the whole directory.
 
     The classes are the model's; the table of labels is the one of its recipe where the directory has it. For binary the
-    threshold is the one that was chosen on the model's own validation split.
+    threshold is the one that was chosen on the model's own validation split. ``out`` is a new directory for the evidence:
+    predictions, metrics with intervals, likely label errors, duplicates, plots.
     """
     if find_target(target).kind == "backbone":
         raise UsageError(
@@ -38,6 +48,7 @@ def evaluate(
     from hubtool.data.splits import index_for_evaluation
 
     data = Path(data).expanduser()
+    out = _checked(Path(out).expanduser(), data) if out is not None else None
     workers = default_workers() if num_workers is None else num_workers
     with opened(target, hub=hub, reporter=reporter) as model, Kept(model.loaded.preprocess) as kept:
         loaded = model.loaded
@@ -66,5 +77,116 @@ def evaluate(
             reporter=reporter,
             kept=kept,
         )
-    measured = metrics.compute(loaded.task, found.logits_NK, found.targets, threshold=loaded.threshold)
-    return EvaluateReport(target=target, split=chosen, num_samples=len(samples), metrics=measured)
+        measured = metrics.compute(loaded.task, found.logits_NK, found.targets, threshold=loaded.threshold)
+        evaluation = None
+        if out is not None:
+            reporter.say(f"evidence goes to {out}")
+            evaluation = _write(out, RunDir(model.directory), loaded, data, manifest, found)
+    return EvaluateReport(
+        target=target,
+        split=chosen,
+        num_samples=len(samples),
+        metrics=measured,
+        evidence=str(out) if out else None,
+        evaluation=evaluation,
+    )
+
+
+def _checked(out: Path, data: Path) -> Path:
+    """Refused before anything is computed: what would overwrite something, or would be found as pictures next time."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UsageError("E-OUT", "the evidence cannot lie in the data", where=str(out), do="choose another --out")
+    if out.is_dir() and not any(out.iterdir()):
+        out.rmdir()
+    if out.exists():
+        raise UsageError("E-OUT", "it is there already", where=str(out), do="choose another --out, or remove it")
+    return out
+
+
+def _write(
+    out: Path, made: RunDir, loaded: Loaded, data: Path, manifest: DataManifest, found: Predictions
+) -> Evaluation:
+    """Everything in one rename; ``made`` is the run or package that the model is of."""
+    from hubtool.data.images import open_rgb
+    from hubtool.tracking import gallery
+    from hubtool.tracking.intervals import intervals
+
+    ((split, samples),) = manifest.splits.items()
+    task, classes, threshold = loaded.task, loaded.classes, loaded.threshold
+    shown: dict[str, Any] = {"task": task, "classes": classes, "predictions": found, "threshold": threshold}
+    with publish_dir(out) as temp:
+        found.write(temp / "predictions.safetensors")
+        gallery.number_figures(temp / "plots", **shown)
+        gallery.picture_figures(
+            temp / "plots",
+            **shown,
+            picture=lambda number: open_rgb(data / str(samples[number].path), loaded.preprocess.in_chans),
+        )
+        evaluation = Evaluation(
+            target=loaded.target.name,
+            weights_digest=made.result().weights_digest,
+            data_digest=manifest.digest(),
+            split=split,
+            num_samples=len(samples),
+            classes=classes,
+            threshold=threshold,
+            metrics=intervals(task, found, threshold=threshold),
+            suspicions=_suspicions(loaded, samples, found),
+            twins=_twins(split, samples, classes, made.data()),
+            files=tuple(
+                FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
+                for name, path in sorted(safe_walk(temp))
+            ),
+        )
+        write_inside(temp / _FILE, evaluation.to_json() + b"\n")
+    return evaluation
+
+
+def _suspicions(loaded: Loaded, samples: tuple[Sample, ...], found: Predictions) -> tuple[Suspicion, ...]:
+    from hubtool.records.label_errors import suspects
+
+    classes = loaded.classes
+    return tuple(
+        Suspicion(
+            sha256=samples[one.sample].sha256,
+            path=samples[one.sample].path,
+            given=classes[one.given] if one.output is None else _said(classes[one.output], one.given),
+            suggested=classes[one.suggested] if one.output is None else _said(classes[one.output], one.suggested),
+            confidence=one.confidence,
+        )
+        for one in suspects(loaded.task, found.logits_NK, found.targets)
+    )
+
+
+def _said(label: str, applies: int) -> str:
+    return label if applies else f"not {label}"
+
+
+def _twins(
+    split: str, samples: tuple[Sample, ...], classes: tuple[str, ...], made_with: DataManifest
+) -> tuple[Twin, ...]:
+    """Pictures that stand twice in what was evaluated, or in another split that the model was trained or chosen on."""
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.sha256].append(sample)
+    splits_of: dict[str, list[str]] = defaultdict(list)
+    for name in {"train", "val"} - {split}:
+        for digest in {sample.sha256 for sample in made_with.splits.get(name, ())} & groups.keys():
+            splits_of[digest].append(name)
+    return tuple(
+        Twin(
+            sha256=digest,
+            paths=tuple(str(sample.path) for sample in group),
+            given=tuple(dict.fromkeys(_label(sample, classes) for sample in group)),
+            splits=tuple(sorted(splits_of[digest])),
+        )
+        for digest, group in sorted(groups.items())
+        if len(group) > 1 or digest in splits_of
+    )
+
+
+def _label(sample: Sample, classes: tuple[str, ...]) -> str:
+    if isinstance(sample.target, int):
+        return classes[sample.target]
+    values = sample.target if isinstance(sample.target, tuple) else (sample.target,)
+    return ", ".join(f"{name} {value:g}" for name, value in zip(classes, values, strict=True))

@@ -9,6 +9,7 @@ from pydantic import Field
 from hubtool.records.backbone import BackboneEntry, FileDigest, Sha256
 from hubtool.records.claims import Verdict
 from hubtool.records.run import Result
+from hubtool.records.runs import Measured
 from hubtool.records.strict import Record
 
 
@@ -152,12 +153,59 @@ class Prediction(Record):
     scores: tuple[tuple[str, float], ...]
 
 
+class Suspicion(Record):
+    """A label that is likely wrong. ``confidence`` is the model's probability of what it suggests; of a multilabel both name
+    a label and whether it applies. ``path`` is the picture's file where it is known."""
+
+    sha256: Sha256
+    path: str | None
+    given: str
+    suggested: str
+    confidence: float
+
+
+class Twin(Record):
+    """A picture that stands more than once, byte for byte: under ``paths`` of what was evaluated, and in the ``splits`` that
+    the model was trained and chosen on. ``given`` are its labels, more than one where they contradict each other."""
+
+    sha256: Sha256
+    paths: tuple[str, ...]
+    given: tuple[str, ...]
+    splits: tuple[str, ...] = ()
+
+
+EVALUATION_SCHEMA: Literal["hubtool/evaluation/v1"] = "hubtool/evaluation/v1"
+
+
+class Evaluation(Record):
+    """evaluation.json beside predictions.safetensors and plots/: a model measured on data, every number with its 95 % interval.
+
+    ``files`` are the other files of the directory. It names pictures of this machine; nothing of it is published.
+    """
+
+    schema_: Annotated[Literal["hubtool/evaluation/v1"], Field(alias="schema")] = EVALUATION_SCHEMA
+    target: str
+    weights_digest: Sha256
+    data_digest: Sha256
+    split: str
+    num_samples: int
+    classes: tuple[str, ...]
+    threshold: float | None
+    metrics: dict[str, Measured]
+    suspicions: tuple[Suspicion, ...]
+    twins: tuple[Twin, ...]
+    files: tuple[FileDigest, ...]
+
+
 class EvaluateReport(Record):
+    """``evidence`` is the directory that was asked for, ``evaluation`` what its evaluation.json says."""
+
     target: str
     split: str
     num_samples: int
     metrics: dict[str, float]
     evidence: str | None = None
+    evaluation: Evaluation | None = None
 
 
 class DemoReport(Record):

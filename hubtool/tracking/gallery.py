@@ -6,6 +6,7 @@ N samples, K outputs. Every function returns events; the caller writes them to t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,38 +53,54 @@ def weights(moment: Moment, arrays: Mapping[str, Array], *, kind: str = "weights
 def number_plots(
     moment: Moment, *, task: TaskName, classes: Sequence[str], predictions: Predictions, threshold: float | None = None
 ) -> tuple[Event, ...]:
+    """``number_figures`` in the run's plots, and a precision-recall curve for each class."""
+    made = number_figures(
+        moment.run_dir / "plots", task=task, classes=classes, predictions=predictions, threshold=threshold
+    )
+    events = [media.point_to(moment, "figure", png.stem, png) for png in made]
+    if task != "regression":
+        positives_NK, scores_NK, names = _ranked(task, classes, predictions)
+        for k, name in list(enumerate(names))[:MAX_PR_CURVES]:
+            table = pr_table(positives_NK[:, k], scores_NK[:, k])
+            events.append(media.write_arrays(moment, "pr_curve", f"pr_curve/{name}", table))
+    return tuple(events)
+
+
+def number_figures(
+    directory: Path, *, task: TaskName, classes: Sequence[str], predictions: Predictions, threshold: float | None = None
+) -> tuple[Path, ...]:
     """Confusion matrix, reliability, per-class bars, ROC, precision and recall; for a regression predicted against true.
-    They hold no picture and no file name."""
-    directory = moment.run_dir / "plots"
+    They hold no picture and no file name. Returns the PNGs; an SVG stands beside each."""
     targets, logits_NK = predictions.targets, predictions.logits_NK
     if task == "regression":
-        png, _ = plots_scores.regression(targets, logits_NK, classes, directory / "calibration.png")
-        return (media.point_to(moment, "figure", "calibration", png),)
-    scores_NK = metrics.probabilities(task, logits_NK)
-    positives_NK = targets > 0.5 if task == "multilabel" else np.eye(len(classes), dtype=bool)[targets]
+        return (plots_scores.regression(targets, logits_NK, classes, directory / "calibration.png")[0],)
     made = []
     if task != "multilabel":
-        made += _class_plots(moment, task, classes, predictions, threshold)
+        made += _class_plots(directory, task, classes, predictions, threshold)
     else:
         rows = metrics.per_class(task, logits_NK, targets, num_classes=len(classes), threshold=threshold)
         num_K = np.asarray([row["num_samples"] for row in rows])
         right_K = np.asarray([row["recall"] for row in rows]) * num_K
         made.append(plots_scores.per_class(right_K, num_K, classes, directory / "per_class.png")[0])
-    shown = ([1], [classes[1]]) if task == "binary" else (list(range(len(classes))), list(classes))
-    ranked = positives_NK[:, shown[0]], scores_NK[:, shown[0]], shown[1]
+    ranked = _ranked(task, classes, predictions)
     made.append(plots_scores.roc(*ranked, directory / "roc.png")[0])
     made.append(plots_scores.precision_recall(*ranked, directory / "precision_recall.png")[0])
-    events = [media.point_to(moment, "figure", png.stem, png) for png in made]
-    for k in shown[0][:MAX_PR_CURVES]:
-        table = pr_table(positives_NK[:, k], scores_NK[:, k])
-        events.append(media.write_arrays(moment, "pr_curve", f"pr_curve/{classes[k]}", table))
-    return tuple(events)
+    return tuple(made)
+
+
+def _ranked(task: TaskName, classes: Sequence[str], predictions: Predictions) -> tuple[Array, Array, list[str]]:
+    """What is positive, the scores, and the classes that are ranked: of a binary task the positive one."""
+    targets = predictions.targets
+    scores_NK = metrics.probabilities(task, predictions.logits_NK)
+    positives_NK = targets > 0.5 if task == "multilabel" else np.eye(len(classes), dtype=bool)[targets]
+    shown = [1] if task == "binary" else list(range(len(classes)))
+    return positives_NK[:, shown], scores_NK[:, shown], [classes[k] for k in shown]
 
 
 def _class_plots(
-    moment: Moment, task: TaskName, classes: Sequence[str], predictions: Predictions, threshold: float | None
-) -> list[Any]:
-    directory, targets = moment.run_dir / "plots", predictions.targets
+    directory: Path, task: TaskName, classes: Sequence[str], predictions: Predictions, threshold: float | None
+) -> list[Path]:
+    targets = predictions.targets
     called = metrics.predicted_classes(task, predictions.logits_NK, threshold=threshold)
     confidence = metrics.probabilities(task, predictions.logits_NK)[np.arange(len(called)), called]
     matrix_KK = metrics.confusion_matrix(targets, called, len(classes))
@@ -106,6 +123,27 @@ def picture_plots(
     picture: Picture,
     threshold: float | None = None,
 ) -> tuple[Event, ...]:
+    """``picture_figures`` in the run's plots."""
+    made = picture_figures(
+        moment.run_dir / "plots",
+        task=task,
+        classes=classes,
+        predictions=predictions,
+        picture=picture,
+        threshold=threshold,
+    )
+    return tuple(media.point_to(moment, "figure", png.stem, png) for png in made)
+
+
+def picture_figures(
+    directory: Path,
+    *,
+    task: TaskName,
+    classes: Sequence[str],
+    predictions: Predictions,
+    picture: Picture,
+    threshold: float | None = None,
+) -> tuple[Path, ...]:
     """Pictures with what they were called: the first ones (in order of content, so a fair draw) and those of the highest loss.
     ``picture`` reads a sample by its number. Nothing for tasks without one class a sample."""
     if task not in ("classification", "binary"):
@@ -125,18 +163,15 @@ def picture_plots(
             note=note,
         )
 
-    directory = moment.run_dir / "plots"
     first = [shown(sample) for sample in range(min(NUM_SHOWN, len(targets)))]
     worst = [shown(int(sample), f"loss {loss[sample]:.2f}") for sample in np.argsort(-loss, kind="stable")[:NUM_SHOWN]]
-    title = f"predictions on {predictions.split}"
-    grid, _ = plots_pictures.predictions(first, directory / "predictions.png", title=title)
+    grid, _ = plots_pictures.predictions(
+        first, directory / "predictions.png", title=f"predictions on {predictions.split}"
+    )
     top, _ = plots_pictures.predictions(
         worst, directory / "top_losses.png", title=f"highest losses on {predictions.split}"
     )
-    return (
-        media.point_to(moment, "figure", "predictions", grid),
-        media.point_to(moment, "figure", "top_losses", top),
-    )
+    return grid, top
 
 
 def embedding(

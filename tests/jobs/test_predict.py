@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hubtool.jobs.evaluate import evaluate
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.predict import predict
 from hubtool.jobs.push import push
-from hubtool.records.reports import FinetuneReport
+from hubtool.records import metrics
+from hubtool.records.evidence import Predictions
+from hubtool.records.reports import Evaluation, FinetuneReport
 from hubtool.records.rundir import RunDir
 from jobs import finished
 
@@ -68,6 +71,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, F
     return done
 
 
+def compute(predicted: Predictions, task: Any, threshold: float | None) -> dict[str, float]:
+    return metrics.compute(task, predicted.logits_NK, predicted.targets, threshold=threshold)
+
+
+PLOTS = {
+    "classification": ("plots/confusion_matrix.png", "plots/reliability.svg", "plots/top_losses.png"),
+    "binary": ("plots/roc.png", "plots/predictions.png"),
+    "multilabel": ("plots/per_class.png", "plots/precision_recall.png"),
+    "regression": ("plots/calibration.png",),
+}
+
+
 @pytest.mark.parametrize("task", ["classification", "binary", "multilabel", "regression"])
 def test_evaluating_a_run_again_on_its_own_validation_gives_its_claims(
     task: str, trained: dict[str, tuple[Path, FinetuneReport]], tmp_path: Path
@@ -81,9 +96,17 @@ def test_evaluating_a_run_again_on_its_own_validation_gives_its_claims(
         head, *rows = table.read_text().split("\n")
         kept = [row for row in rows if (tmp_path / row.split(",")[0]).exists()]
         (tmp_path / table.name).write_text("\n".join([head, *kept]))
-    found = evaluate(report.run, data=tmp_path, device="cpu", num_workers=0)
+    out = tmp_path.with_name(f"evidence-{task}")
+    found = evaluate(report.run, data=tmp_path, out=out, device="cpu", num_workers=0)
     assert (found.split, found.num_samples) == ("data", len(val))
     assert found.metrics == {claim.metric: claim.value for claim in report.result.claims}
+    evaluation = Evaluation.read(out / "evaluation.json")
+    assert evaluation == found.evaluation
+    assert {name: measured.value for name, measured in evaluation.metrics.items()} == found.metrics
+    predicted = Predictions.read(out / "predictions.safetensors")
+    assert compute(predicted, task, report.result.threshold) == found.metrics
+    assert all(twin.splits == ("val",) for twin in evaluation.twins) and len(evaluation.twins) == len(val)
+    assert {file.path for file in evaluation.files} >= {"predictions.safetensors", *PLOTS[task]}
 
 
 def test_predict_names_the_classes_best_first(trained: dict[str, tuple[Path, FinetuneReport]]) -> None:
