@@ -26,5 +26,15 @@ check: $(STAMP)
 prove: $(STAMP)
 	$(BIN)/python -m pytest -m prove
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks
+# The peers stand on top of .venv, in an environment of their own: fastai brings uvloop, which uvicorn would take up.
+.venv/peers/.installed: $(STAMP)
+	$(BIN)/python -m venv .venv/peers
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' > \
+		"$$(.venv/peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+bench: .venv/peers/.installed
+	$(BIN)/python -m benchmarks startup
+	$(BIN)/python -m benchmarks checkpoint
+	.venv/peers/bin/python -m benchmarks peers

@@ -1,0 +1,53 @@
+"""The tuned timm-style loop: timm model and transforms, timm.utils.freeze, channels_last, autocast, two lasting workers."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks._peer_job import Job, Net, Report, loaders, read_job
+
+
+def train(job: Job) -> None:
+    net, report = Net(job), Report()
+    train_loader, val_loader = loaders(job, net)
+    optimizer = torch.optim.AdamW(net.learning(), lr=job.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=job.epochs * len(train_loader))
+    saved, top1 = Path(job.out) / "last.pth.tar", 0.0
+    for epoch in range(job.epochs):
+        report.mark()
+        net.train()
+        for x_BCHW, target_B in train_loader:
+            with autocast(job):
+                loss = torch.nn.functional.cross_entropy(net(x_BCHW), target_B)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        top1 = validate(job, net, val_loader)
+        # what timm.utils.CheckpointSaver writes
+        torch.save({"epoch": epoch, "state_dict": net.model.state_dict(), "optimizer": optimizer.state_dict()}, saved)
+    report.mark()
+    report.print(top1=top1, checkpoint=saved)
+
+
+def autocast(job: Job) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if job.precision == "bf16" else contextlib.nullcontext()
+
+
+@torch.inference_mode()
+def validate(job: Job, net: Net, loader: Any) -> float:
+    net.eval()
+    num_right = 0
+    for x_BCHW, target_B in loader:
+        with autocast(job):
+            logits_BK = net(x_BCHW)
+        num_right += int((logits_BK.argmax(1) == target_B).sum())
+    return num_right / len(loader.dataset)
+
+
+if __name__ == "__main__":
+    train(read_job())
