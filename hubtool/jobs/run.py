@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from contextlib import ExitStack
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubtool.core.digests import sha256_file
-from hubtool.core.errors import HubtoolError
+from hubtool.core.errors import HubtoolError, IntegrityError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
 from hubtool.records import metrics, rundir
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics
+from hubtool.records.evidence import Predictions
 from hubtool.records.reports import FinetuneReport, PullReport
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result, RunOptions, Selected
@@ -316,6 +318,8 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     assert best is not None and position.numerics is not None
     split = "test" if inputs.data.splits.get("test") else "val"
     claimed = session.predict(split, cut, val_feed if split == "val" else session.live(split, cut))
+    if split == "val":
+        _refuse_other_value(session, claimed)
     threshold = None
     if task == "binary":
         chosen_on = claimed if split == "val" else session.predict("val", cut, val_feed)
@@ -351,6 +355,28 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     )
     result.write(place.path / rundir.RESULT)
     return result
+
+
+def _refuse_other_value(session: Session, claimed: Predictions) -> None:
+    """What is claimed has to be what was selected. Raises IntegrityError.
+
+    To the bit on one CPU process with one phase; elsewhere another cut or kernel may round otherwise.
+    """
+    position, work = session.state.position, session.work
+    numerics, best = position.numerics, position.best
+    assert best is not None and numerics is not None
+    if position.drift:
+        return
+    name = work.train.select.metric.partition("/")[2]
+    value = metrics.compute(work.task, claimed.logits_NK, claimed.targets)[name]
+    is_exact = numerics.device == "cpu" and numerics.num_processes == 1 and len(session.phases) == 1
+    slack = 0.0 if is_exact else 2 / len(claimed.samples)
+    if not math.isclose(value, best.value, rel_tol=0.0 if is_exact else 1e-2, abs_tol=slack):
+        raise IntegrityError(
+            "E-CLAIM-SELECTED",
+            f"{name} of the selected weights is {value}, and was {best.value} when {best.checkpoint} was selected",
+            do="train in a new --run with --no-cache; if that differs from this run, please report it",
+        )
 
 
 def num_workers_of(options: RunOptions) -> int:
