@@ -14,35 +14,35 @@ import click
 
 from hubtool import __version__
 from hubtool.core.errors import HubtoolError, InterruptedRun, from_os_error
-from hubtool.core.settings import read_settings
 
-# command → module of hubtool.cli; the attribute has the command's name (``-`` as ``_``; a trailing ``_`` keeps a keyword free)
+# command → (module of hubtool.cli, its line in the list); the attribute there has the command's name.
+# The lines stand here so that `hubtool --help` imports no command.
 COMMANDS = {
-    "demo": "demo",
-    "search": "backbones",
-    "pull": "backbones",
-    "show": "backbones",
-    "convert": "backbones",
-    "registry": "backbones",
-    "recipe": "train",
-    "finetune": "train",
-    "evaluate": "train",
-    "predict": "train",
-    "runs": "runs",
-    "logs": "runs",
-    "pack": "share",
-    "push": "share",
-    "card": "share",
-    "verify": "share",
-    "lint": "share",
-    "reproduce": "share",
-    "login": "hubs",
-    "logout": "hubs",
-    "whoami": "hubs",
-    "cache": "hubs",
-    "serve": "serve",
-    "hub": "serve",
-    "doctor": "demo",
+    "demo": ("demo", "the whole line offline, in about a minute"),
+    "search": ("backbones", "find a backbone by name, licence, size; offline"),
+    "pull": ("backbones", "fetch a pretrained backbone and verify every byte"),
+    "show": ("backbones", "the layers of a model: shapes, parameters, FLOPs, what trains"),
+    "convert": ("backbones", "a pickled checkpoint to safetensors, none of its code run"),
+    "registry": ("backbones", "backbones and published models by name"),
+    "recipe": ("train", "the recipes: list, copy, check, show"),
+    "finetune": ("train", "train a recipe on a folder of pictures; start and resume"),
+    "evaluate": ("train", "metrics of a model on a folder of pictures"),
+    "predict": ("train", "classes of pictures, best first"),
+    "runs": ("runs", "the runs on this machine: list, show, compare, prune"),
+    "logs": ("runs", "where a run's logs lie; open or export them"),
+    "pack": ("share", "make a directory ready to push"),
+    "push": ("share", "send a run or package to a hub, as one commit"),
+    "card": ("share", "print a model card"),
+    "verify": ("share", "every byte, and every number from its evidence"),
+    "lint": ("share", "what a model repository lacks for others to use it"),
+    "reproduce": ("share", "train a published model again, compare claim by claim"),
+    "login": ("hubs", "keep a token for one hub"),
+    "logout": ("hubs", "forget it"),
+    "whoami": ("hubs", "who a hub takes you for"),
+    "cache": ("hubs", "what is kept to save time: list, prune"),
+    "serve": ("serve", "start a hub for the official clients and git"),
+    "hub": ("serve", "look after a hub: users, tokens, fsck, gc, backup"),
+    "doctor": ("demo", "what this machine has, and what would not work"),
 }
 
 EPILOG = """\b
@@ -66,11 +66,14 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in COMMANDS:
             return None
-        found = getattr(importlib.import_module(f"hubtool.cli.{module}"), cmd_name.replace("-", "_"))
+        found = getattr(importlib.import_module(f"hubtool.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
         return found if isinstance(found, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -120,7 +123,7 @@ def run(words: list[str]) -> int:
     except OSError as error:
         return _fail(from_os_error(error), words)
     except Exception as error:  # the edge: whatever nobody foresaw is a bug of ours, told in one line
-        if read_settings().is_debug:
+        if _is_debug():
             raise
         bug = HubtoolError(
             "E-BUG",
@@ -142,11 +145,11 @@ def _usage(error: click.ClickException, words: list[str]) -> int:
 
 
 def _fail(error: HubtoolError, words: list[str]) -> int:
-    if read_settings().is_debug:
+    if _is_debug():
         import traceback
 
         traceback.print_exc()
-    if "--json" in words:
+    if "--json" in words and not error.is_told:
         import json
 
         click.echo(json.dumps(error.as_dict(), ensure_ascii=False, separators=(",", ":")))
@@ -154,3 +157,9 @@ def _fail(error: HubtoolError, words: list[str]) -> int:
     if error.hint:
         click.echo("hint: " + " ".join(error.hint.split()), err=True)
     return error.process_exit_code if isinstance(error, InterruptedRun) else error.exit_code
+
+
+def _is_debug() -> bool:
+    from hubtool.core.settings import read_settings
+
+    return read_settings().is_debug

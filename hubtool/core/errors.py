@@ -41,6 +41,7 @@ class HubtoolError(Exception):
         self.where = where
         self.do = do
         self.hint = hint
+        self.is_told = False  # the command's own document on stdout tells it already
 
     def __str__(self) -> str:
         return " – ".join(part for part in (self.what, self.where, self.do) if part)

@@ -89,6 +89,13 @@ def test_an_error_is_json_when_asked(capsys: pytest.CaptureFixture[str]) -> None
     assert captured.err.startswith("error[E-RECIPE-404]")
 
 
+def test_the_list_fits_on_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    lines = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()[: len(COMMANDS)]
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert max(map(len, lines)) <= 80
+
+
 def test_ls_is_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "ls", "-q"]) == 0
     assert "linear-probe" in capsys.readouterr().out.split()
