@@ -230,6 +230,7 @@ def _open(
         data=data,
         numerics=ready.numerics,
         drift=drift,
+        is_drift_allowed=options.allow_drift,
         reporter=reporter,
     )
     sink: Any = sessions.Mute()

@@ -17,11 +17,12 @@ from hubtool.core.progress import Reporter
 from hubtool.records.activations import ActivationsKey
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
-from hubtool.records.environment import Difference, Numerics
+from hubtool.records.environment import Difference, Numerics, differences
 from hubtool.records.evidence import Predictions
 from hubtool.records.log import Event
 from hubtool.records.metrics import compute
 from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.rundir import refuse_drift
 from hubtool.records.state import Position
 from hubtool.records.tasks import TASKS
 from hubtool.training.cache import Activations, CachedFeed, describe
@@ -118,11 +119,13 @@ def take_up(
     data: DataManifest,
     numerics: Numerics,
     drift: tuple[Difference, ...],
+    is_drift_allowed: bool,
     reporter: Reporter,
 ) -> TrainState:
     """Where the run goes on: at its newest intact checkpoint, the log cut back to it; or at the beginning.
 
-    ``drift`` was allowed, and is recorded from here on. What was passed over is said.
+    What differs from the checkpoint is drift: refused, or recorded from here on. ``drift`` are the fields that differ from
+    what stands in the run directory, which an earlier start may have written anew. What was passed over is said.
     """
     found = checkpoints.newest_valid()
     for text in checkpoints.skipped:
@@ -134,13 +137,9 @@ def take_up(
         "data_digest": data.digest(),
         "backbone_digest": resolved.backbone.digest(),
     }
-    if found and not drift and not position.drift and any(getattr(position, k) != v for k, v in digests.items()):
-        raise ConflictError(
-            "E-CKPT-OTHER",
-            "the checkpoint is of another recipe, data or backbone",
-            where=str(found[0]),
-            do="start with --new",
-        )
+    drift = _drift_since(position, digests, numerics, drift) if found else ()
+    if found and not is_drift_allowed:
+        refuse_drift(drift, found[0])
     num_steps = make_plan(resolved, data).steps_per_epoch
     if not position.epoch * num_steps <= position.global_step <= (position.epoch + 1) * num_steps:
         raise ConflictError(
@@ -156,6 +155,22 @@ def take_up(
         update={**digests, "numerics": numerics, "drift": tuple(dict.fromkeys(position.drift + drift))}
     )
     return TrainState(position=position, tensors=state.tensors, optimizer=state.optimizer)
+
+
+def _drift_since(
+    position: Position, digests: dict[str, str], numerics: Numerics, fields: tuple[Difference, ...]
+) -> tuple[Difference, ...]:
+    """What differs from what the checkpoint at ``position`` was computed with, ``fields`` of it in detail."""
+    found = [
+        Difference(field=name.replace("_", "."), was=getattr(position, name)[:12], now=now[:12])
+        for name, now in digests.items()
+        if getattr(position, name) != now
+    ]
+    has_details = found or any(field.field == "data.classes" for field in fields)
+    found = [*(f for f in fields if has_details and not f.field.startswith("numerics.")), *found]
+    if position.numerics is not None:
+        found += differences(position.numerics, numerics, "numerics")
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(kw_only=True)

@@ -264,7 +264,40 @@ def test_drift_that_is_allowed_stands_in_the_result(shared: Path, nursery: Nurse
     nursery.wait()
     assert nursery.run(call(shared, run.path, "train.optimizer.lr=1e-3")) == 7
     assert nursery.run(call(shared, run.path, "train.optimizer.lr=1e-3", allow_drift=True)) == 0
-    assert [d.field for d in run.result().drift] == ["train.optimizer.lr"]
+    assert [d.field for d in run.result().drift] == ["train.optimizer.lr", "recipe.digest"]
+
+
+@pytest.mark.parametrize("kind", ["recipe", "numerics"])
+def test_drift_is_what_differs_from_the_checkpoint_whatever_a_killed_start_has_written(
+    kind: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allowed start is killed before it has a checkpoint: the run is not stuck, and the drift stands in the result."""
+    run = RunDir(tmp_path / "run")
+
+    def go(*overrides: str, **options: Any) -> Any:
+        given = call(shared, run.path, "run.save_every=1", "train.epochs=1", *overrides) | options
+        given |= {"run": run.path, "data": shared / "pictures"}
+        return finetune(given.pop("recipe"), **given)
+
+    def kill(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("hubtool.training.loop.judged", kill)
+        go()
+    changed = ["train.optimizer.lr=1e-3"] if kind == "recipe" else []
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "feeds", kill)
+        if kind == "numerics":
+            patch.setattr("hubtool.training.numerics._cpu_capability", lambda: "OTHER")
+        with pytest.raises(RuntimeError):
+            go(*changed, allow_drift=True)
+    if kind == "numerics":
+        monkeypatch.setattr("hubtool.training.numerics._cpu_capability", lambda: "OTHER")
+    with pytest.raises(ConflictError, match=f"{kind}[.]"):
+        go(*changed)
+    wanted = {"recipe": "recipe.digest", "numerics": "numerics.cpu_capability"}[kind]
+    assert wanted in {d.field for d in go(*changed, allow_drift=True).result.drift}
 
 
 def test_data_that_makes_another_number_of_steps_cannot_be_gone_on_with(
