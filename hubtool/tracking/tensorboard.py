@@ -177,6 +177,7 @@ def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:
             "loss": ["Multiline", ["^loss/train$", "^loss/val$"]],
             headline: ["Multiline", [f"^{headline}/"]],
             "learning rate": ["Multiline", ["^lr"]],
-            "wall time": ["Multiline", ["^wall_"]],
+            "seconds per epoch": ["Multiline", ["^wall_epoch_s/"]],
+            "images per second": ["Multiline", ["^wall_images_per_second/"]],
         }
     }

@@ -24,6 +24,7 @@ from hubtool.records.metrics import compute
 from hubtool.records.recipe import Train
 from hubtool.records.state import Best, Position
 from hubtool.records.tasks import TaskName
+from hubtool.training import telling
 from hubtool.training.checkpoint import Checkpoints, TrainState
 from hubtool.training.evaluate import infer, predictions
 from hubtool.training.feed import Cut, Features, Feed, autocast
@@ -87,7 +88,7 @@ def fit(
     """
     train, plan, group = work.train, work.plan, work.group
     learner = Learner(work.model, train, phase, trained=trained, device=work.device, state=state)
-    position, began = state.position, time.monotonic()
+    position, began, told = state.position, time.monotonic(), telling.Told()
     end_epoch = phase.first_epoch + phase.num_epochs
 
     def share_of(end_step: int) -> Iterator[MicroBatch]:
@@ -106,9 +107,11 @@ def fit(
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
         bar.advance(position.global_step)
+        bar.note(lambda: telling.line(train, position, told))
         while position.epoch < end_epoch and not is_over(train, position):
             epoch_began, epoch_end = time.monotonic(), (position.epoch + 1) * plan.steps_per_epoch
             feed.prepare(share_of(epoch_end))
+            told.begin(position)
 
             while position.global_step < epoch_end:
                 lr = lr_at(train, position.global_step, plan.steps_per_epoch)
@@ -124,18 +127,21 @@ def fit(
                 if done.is_asked_to_stop:
                     raise _stopped(work, position)
 
-            wall_epoch_s = time.monotonic() - epoch_began
+            wall_epoch_s, rate = time.monotonic() - epoch_began, told.end(position)
             with learner.averaged():
                 metrics = _validate(val_feed, cut, work)
             if metrics is None:
                 work.checkpoints.publish_soon(snapshot())
                 raise _stopped(work, position)
-            log("epoch_loss", position.loss_sum / position.num_seen)
+            epoch_loss = position.loss_sum / position.num_seen
+            log("epoch_loss", epoch_loss)
             log("wall_epoch_s", wall_epoch_s)
+            log("wall_images_per_second", rate)
             for tag, value in metrics.items():
                 log(tag, value, "val")
             position = judged(train, position, metrics)
-            bar.note(_note(train, position, metrics))
+            told.value = position.value
+            bar.row(telling.row(train, position, metrics, loss=epoch_loss, rate=rate, wall_s=wall_epoch_s))
             work.checkpoints.publish_soon(snapshot())
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
@@ -308,10 +314,3 @@ def _stopped(work: Work, position: Position) -> InterruptedRun:
     """Once what is being written is durable."""
     work.checkpoints.wait()
     return work.stop.interrupted(f"saved at step {position.global_step}")
-
-
-def _note(train: Train, position: Position, metrics: Mapping[str, float]) -> str:
-    shown = " · ".join(
-        f"val/{tag} {value:.4f}" for tag, value in [*list(metrics.items())[:1], ("loss", metrics["loss"])]
-    )
-    return f"epoch {position.epoch}/{train.epochs} · {shown}"
