@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import click
 
 from hubtool.cli.output import Mode, Output
+from hubtool.core.errors import HubtoolError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +31,12 @@ def common(function: Callable[Concatenate[Output, P], R]) -> Callable[P, R]:
     @functools.wraps(function)
     def command(*args: Any, is_json: bool, quiet: bool, **kwargs: Any) -> R:
         mode: Mode = "json" if is_json else "ids" if quiet else "human"
-        return function(Output(mode), *args, **kwargs)
+        out = Output(mode)
+        try:
+            return function(out, *args, **kwargs)
+        except HubtoolError as error:
+            error.is_told = out.has_result
+            raise
 
     return command  # type: ignore[return-value]
 

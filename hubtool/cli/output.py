@@ -25,16 +25,18 @@ class Jsonable(Protocol):
 
 
 class Output:
-    """Where a command prints. ``reporter`` is what it hands to its job."""
+    """Where a command prints. ``reporter`` is what it hands to its job, ``has_result`` whether its result was printed."""
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
+        self.has_result = False
         self.reporter: Reporter = TerminalReporter(is_quiet=mode == "ids", has_tables=mode == "human")
 
     def result(
         self, value: Jsonable | dict[str, Any] | list[Any], *, ids: Sequence[str] = (), human: Callable[[], str | None]
     ) -> None:
         """Print the one result in the mode asked for; ``human`` may print by itself and return None."""
+        self.has_result = True
         if self.mode == "json":
             document = value if isinstance(value, dict | list) else value.to_dict()
             click.echo(json.dumps(document, ensure_ascii=False, separators=(",", ":")))

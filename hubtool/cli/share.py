@@ -146,7 +146,7 @@ def verify(out: Output, target: str, data: Path | None, hub: str | None) -> None
     out.result(report, ids=[f.name for f in report.findings if not f.is_ok], human=lambda: findings(report.findings))
     wrong = [f for f in report.findings if not f.is_ok]
     if wrong:
-        raise IntegrityError("E-VERIFY", f"{len(wrong)} findings; first: {wrong[0].detail}", where=wrong[0].name)
+        raise IntegrityError("E-VERIFY", f"{len(wrong)} checks failed; first: {wrong[0].detail}", where=wrong[0].name)
 
 
 @click.command()
