@@ -94,6 +94,7 @@ def parse_recipe(data: bytes, where: str, overrides: tuple[str, ...] = ()) -> Re
         do = "this recipe needs a newer hubtool" if is_ours else f"write schema: {SCHEMA}"
         raise UsageError("E-RECIPE-SCHEMA", f"unknown recipe schema {schema!r}", where=where, do=do)
     for override in overrides:
+        _refuse_secrets(override.encode(), "on the command line,")
         _apply_override(document.value, override)
     try:
         return Recipe.model_validate_json(json.dumps(document.value))
@@ -137,8 +138,10 @@ def _recipe_error(
 ) -> HubtoolError:
     problem = problems[0]
     loc = _written(problem["loc"], document)
-    place = _place(loc, document, where, overrides)
     carried = problem.get("ctx", {}).get("error")
+    # What is said of the whole recipe begins with the key it is about.
+    named = str(carried).partition(":")[0] if carried is not None and not loc else ""
+    place = _place((named,) if named in document.value else loc, document, where, overrides)
     if isinstance(carried, HubtoolErrorInField):
         found = carried.error
         return type(found)(found.code, found.what, where=place, do=found.do)
