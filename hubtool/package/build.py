@@ -183,6 +183,11 @@ def _copy_run(run_dir: Path, temp: Path, directories: tuple[str, ...], *, with_i
         if not evidence.is_file() or not evidence.resolve().is_relative_to(run_dir.resolve()):
             raise NotFoundError("E-EVIDENCE-404", "the evidence of a claim is missing", where=path)
         write_inside(temp / path, evidence.read_bytes())
+        digest = sha256_file(temp / path)
+        if any(claim.evidence == path and claim.evidence_sha256 != digest for claim in result.claims):
+            raise IntegrityError(
+                "E-EVIDENCE", "it was changed after the claims were made", where=path, do="train again with --new"
+            )
     copy_plots(run_dir, temp, with_images=with_images)
     copy_logs(run_dir, temp, with_images=with_images, directories=directories)
 

@@ -138,13 +138,13 @@ def differences(text: str, wanted: str) -> list[tuple[str, str]]:
         return []
     mine, theirs = text.split("\n"), wanted.split("\n")
     found: list[tuple[str, str]] = []
-    if len(mine) != len(theirs):
-        found.append((FILE_NAME, f"{len(mine)} lines, compiled from the evidence it has {len(theirs)}"))
     pairs = [(number, a, b) for number, (a, b) in enumerate(zip(mine, theirs, strict=False), 1) if a != b]
     for number, reads, gives in pairs[:5]:
         same = next((i for i, (a, b) in enumerate(zip(reads, gives, strict=False)) if a != b), 0)
         cut = slice(max(0, same - 30), same + 30)
         found.append((f"{FILE_NAME} line {number}", f"reads {reads[cut]!r}, the evidence gives {gives[cut]!r}"))
+    if len(mine) != len(theirs):
+        found.append((FILE_NAME, f"{len(mine)} lines, compiled from the evidence it has {len(theirs)}"))
     return found
 
 
