@@ -109,6 +109,8 @@ def _check_header(path: Path) -> None:
             head = stream.read(8)
             size_bytes = int.from_bytes(head, "little")
             limit = min(_MAX_HEADER_BYTES, path.stat().st_size - 8)
+            if not head:
+                raise IntegrityError("E-WEIGHTS-HEADER", "the file is empty", where=path.name, do="fetch it again")
             if len(head) < 8 or size_bytes > limit:
                 raise IntegrityError("E-WEIGHTS-HEADER", "the header is longer than the file allows", where=path.name)
             pairs: list[list[str]] = []
@@ -133,6 +135,13 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
     """Raise NumericError with the first tensor and index that holds NaN or Inf."""
     for name in sorted(state):
         tensor = state[name]
+        if tensor.dtype == torch.float4_e2m1fn_x2:
+            raise IntegrityError(
+                "E-WEIGHTS-DTYPE",
+                f"{name} is packed as 4-bit floats, which torch does not compute with",
+                where=where,
+                do="take the weights as float32, float16 or bfloat16",
+            )
         is_bound = tensor.ndim == 0 and bool(torch.isinf(tensor))  # "no limit", as some quantised models keep
         if tensor.is_floating_point() and not is_bound and not bool(torch.isfinite(tensor).all()):
             index = torch.nonzero(~torch.isfinite(tensor))[0].tolist()
