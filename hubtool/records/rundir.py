@@ -43,6 +43,8 @@ class RunDir:
 
     def result(self) -> Result:
         """Raises NotFoundError for a run that is not finished."""
+        if not self.is_begun:
+            raise NotFoundError("E-RUN-404", "there is no run", where=str(self.path), do="`hubtool runs list`")
         if not self.is_finished:
             raise NotFoundError(
                 "E-RUN-UNFINISHED", "the run is not finished", where=str(self.path), do="start its command again"
@@ -166,7 +168,7 @@ def _check_place(path: Path, data_dir: Path) -> None:
         raise UsageError(
             "E-RUN-PLACE", "the run would lie inside a package", where=str(path), do="choose another --run"
         )
-    if real.exists() and not real.is_dir():
+    if any(place.is_file() for place in (real, *real.parents)):
         raise UsageError("E-RUN-PLACE", "a file stands there", where=str(path), do="choose another --run")
     if real.is_dir() and not (real / RESOLVED).is_file():
         strange = [

@@ -40,6 +40,14 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
+            problem = error.errors()[0]
+            if problem["loc"] == ("schema",) and problem["type"] == "literal_error":
+                raise IntegrityError(
+                    "E-RECORD",
+                    f"written as {problem['input']!a}, this hubtool reads {problem['ctx']['expected']}",
+                    where=where,
+                    do="use the hubtool that wrote it, or a newer one",
+                ) from error
             raise IntegrityError(
                 "E-RECORD", f"not a valid {cls.__name__}: {first_problem(error)}", where=where
             ) from error
