@@ -13,6 +13,7 @@ from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
 from hubtool.jobs.run import Inputs, follow_torchrun, num_workers_of, prepare, train
 from hubtool.records import rundir
+from hubtool.records.recipe import Run
 from hubtool.records.recipe_file import find_recipe, load_recipe
 from hubtool.records.reports import FinetuneReport
 from hubtool.records.resolve import resolve
@@ -65,6 +66,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     )
     backbone = pull(chosen.backbone.ref, reporter=reporter)
     resolved = resolve(chosen, backbone.entry)
+    _refuse_early(chosen.run, backbone.entry.license)
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(Kept(resolved.preprocess))
         with contextlib.nullcontext() if run and RunDir(run).is_finished else _imported_meanwhile():
@@ -90,6 +92,16 @@ def finetune(  # noqa: PLR0913 (the options of the command)
                 return FinetuneReport(run=str(place.path), status="already", result=place.result())
             result = train(place, inputs, ready=ready, num_processes=num_processes, reporter=reporter)
             return FinetuneReport(run=str(place.path), status="finished", result=result)
+
+
+def _refuse_early(run: Run, base_license: str | None) -> None:
+    """What only pack and the sinks would say, hours later: a licence that is none or too loose, a sink nobody offers."""
+    from hubtool.package import licenses
+    from hubtool.tracking.sinks import refuse_unknown
+
+    refuse_unknown(run.log.sinks)
+    if run.card.license is not None:
+        licenses.of_result(base_license, run.card.license)
 
 
 @contextlib.contextmanager

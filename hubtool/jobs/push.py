@@ -46,7 +46,7 @@ def push(  # noqa: PLR0913  one keyword for each option of the command
     repo_id = RepoId(repo)
     package = _packed(Path(target).expanduser(), with_images, with_names, reporter)
     with endpoint.writing(hub, reporter=reporter) as opened, _place(package, dry_run) as place:
-        manifest = _addressed(opened, place, repo_id, revision)
+        manifest = _addressed(opened, place, repo_id, revision, shown=package)
         plan = sending.plan(opened, place, repo_id, revision=revision, is_public=public, shares=build.shares(manifest))
         tell(plan, opened, reporter)
         if dry_run:
@@ -110,8 +110,14 @@ def _place(package: Path, dry_run: bool) -> Iterator[Path]:
         yield copy
 
 
-def _addressed(hub: Hub, package: Path, repo: RepoId, revision: str) -> PackageManifest:
-    """The card names this repository and keeps what people wrote in it; the package holds, and holds no secret."""
+def _addressed(hub: Hub, package: Path, repo: RepoId, revision: str, *, shown: Path) -> PackageManifest:
+    """The card names this repository and keeps what people wrote in it; the package holds, and holds no secret.
+
+    ``shown`` is the directory that a person knows.
+    """
+    for file in build.read_manifest(package).files:
+        if file.path != card.FILE_NAME and not (package / file.path).is_file():
+            raise IntegrityError("E-PACKAGE", f"{file.path} is missing", where=str(shown), do="pack again")
     text = sending.card_of(hub, repo, revision)
     manifest = build.address(package, repo, person=card.person_text(text) if text else None)
     secrets.refuse(secrets.scan(package))
@@ -121,7 +127,7 @@ def _addressed(hub: Hub, package: Path, repo: RepoId, revision: str) -> PackageM
         raise IntegrityError(
             "E-CARD-MISMATCH" if is_card else "E-PACKAGE",
             f"{wrong[0].name}: {wrong[0].detail}" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
-            where=str(package),
+            where=str(shown),
             do="`hubtool verify` lists everything; pack again",
         )
     return manifest

@@ -13,7 +13,7 @@ import importlib
 import importlib.metadata
 import json
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -209,6 +209,15 @@ def _keep_ids(run_dir: Path, names: tuple[str, ...], given: Mapping[str, str]) -
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+
+
+def refuse_unknown(names: Sequence[str]) -> None:
+    """Raises UsageError for the first name that no sink has."""
+    for name in names:
+        if name not in sink_names():
+            raise UsageError(
+                "E-SINK-404", f"no sink {name!a}", where="run.log.sinks", do=f"known: {', '.join(sink_names())}"
+            )
 
 
 def _factory(name: str) -> Callable[[Place], Sink]:
