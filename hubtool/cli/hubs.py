@@ -83,6 +83,6 @@ def cache_prune(out: Output, older_than: int, yes: bool) -> None:
     if entries and not out.confirm("remove them?", yes=yes):
         click.echo("nothing removed (--yes removes them)", err=True)
         entries = []
-    prune_cache(entries)
-    report = {"removed": len(entries), "freed_bytes": freed if entries else 0}
-    out.result(report, ids=[str(e["name"]) for e in entries], human=lambda: f"removed {len(entries)} entries")
+    removed = prune_cache(entries)
+    report = {"removed": len(removed), "freed_bytes": sum(int(e["size_bytes"]) for e in removed)}
+    out.result(report, ids=[str(e["name"]) for e in removed], human=lambda: f"removed {len(removed)} entries")

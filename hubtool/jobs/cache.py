@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hubtool.core.errors import SecurityError
+from hubtool.core.locks import is_held
 from hubtool.core.settings import read_settings
 from hubtool.hub.cache import last_used, remove_snapshot, repositories, size_of
 
@@ -37,17 +38,24 @@ def list_cache(*, older_than_days: int = 0) -> list[CacheEntry]:
     ]
 
 
-def prune_cache(entries: Iterable[CacheEntry]) -> None:
-    """Remove entries that ``list_cache`` gave. Raises SecurityError for a path that is not in the cache."""
-    root = (read_settings().home / "cache").resolve()
+def prune_cache(entries: Iterable[CacheEntry]) -> list[CacheEntry]:
+    """Remove entries that ``list_cache`` gave, but not what a run is filling; returns what was removed.
+
+    Raises SecurityError for a path that is not in the cache.
+    """
+    root, removed = (read_settings().home / "cache").resolve(), []
     for entry in entries:
         path = Path(str(entry["path"]))
         if not path.resolve().is_relative_to(root) or path.resolve() == root:
             raise SecurityError("E-CACHE-PATH", "this does not lie in the cache", where=str(path))
+        if is_held(path / ".lock"):
+            continue
         if entry["kind"] == "repository":
             remove_snapshot(path)
         else:
             shutil.rmtree(path, ignore_errors=True)
+        removed.append(entry)
+    return removed
 
 
 def _entries(root: Path) -> Iterator[tuple[str, str, Path]]:

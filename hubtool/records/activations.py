@@ -37,11 +37,15 @@ class Activation(Record):
 
 
 class About(Record):
-    """about.json of a cache directory. A row is the bytes of ``tensors`` one after the other, ``row_bytes`` in all."""
+    """about.json of a cache directory. A row is the bytes of ``tensors`` one after the other, ``row_bytes`` in all.
+
+    ``nonce`` is drawn when the directory is made: one that was removed and made anew is another.
+    """
 
     key: ActivationsKey
     tensors: tuple[Activation, ...]
     row_bytes: int
+    nonce: str = ""
 
 
 class CacheRow(Record):

@@ -10,9 +10,11 @@ B pictures of a batch, R bytes of a row.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +25,8 @@ import numpy as np
 import torch
 
 from hubtool.core.errors import ConflictError, HubtoolError, StorageError
-from hubtool.core.files import AppendFile, make_dirs
-from hubtool.core.locks import hold
+from hubtool.core.files import TEMP_PREFIX, AppendFile, make_dirs, remove_leftovers
+from hubtool.core.locks import hold, is_held
 from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
 from hubtool.records.activations import About, Activation, ActivationsKey, CacheRow
@@ -54,33 +56,56 @@ class Activations:
         self._row_of: dict[bytes, int] = {}
         self._num_rows = 0
         self._map: Array | None = None
+        about = About(key=key, tensors=tensors, row_bytes=self.row_bytes, nonce=secrets.token_hex(8))
+        self._nonce = _nonce_of(self.directory, about) or self._make(about)
+        self.refresh()
+
+    def _make(self, about: About) -> str:
+        """Begin it anew, unless another process has just done so. Returns its nonce."""
         make_dirs(self.directory)
-        about = About(key=key, tensors=tensors, row_bytes=self.row_bytes)
-        if not _is_about(self.directory, about):
+        remove_leftovers(self.directory.parent)
+        with hold(self.directory / ".lock", "the activation cache", wait_s=10):
+            if nonce := _nonce_of(self.directory, about):
+                return nonce
             for name in (_INDEX, _ROWS):
                 (self.directory / name).unlink(missing_ok=True)
             about.write(self.directory / _ABOUT)
-        os.utime(self.directory / _ABOUT)
-        self.refresh()
+        return about.nonce
 
     def refresh(self) -> None:
-        """Take in what another process has written."""
+        """Take in what another process has written; find out whether the directory is still the one it was."""
         index, rows = self.directory / _INDEX, self.directory / _ROWS
-        if not index.exists() or not rows.exists():
+        try:
+            data, size_bytes = index.read_bytes(), rows.stat().st_size
+            num_rows = min(len(data) // _DIGEST_BYTES, size_bytes // self.row_bytes)
+            found = np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes)) if num_rows else None
+        except FileNotFoundError:
+            data, num_rows, found = b"", 0, None
+        # about.json is looked at last: in a directory made anew it stands before the first row
+        self.is_dead = self.is_dead or self._found_nonce() != self._nonce or num_rows < self._num_rows
+        if self.is_dead or num_rows == self._num_rows:
             return
-        data = index.read_bytes()
-        num_rows = min(len(data) // _DIGEST_BYTES, rows.stat().st_size // self.row_bytes)
-        if num_rows > self._num_rows:
-            for row in range(self._num_rows, num_rows):
-                self._row_of.setdefault(data[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES], row)
-            self._num_rows = num_rows
-            self._map = np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes))
+        for row in range(self._num_rows, num_rows):
+            self._row_of.setdefault(data[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES], row)
+        self._num_rows, self._map = num_rows, found
+
+    def _found_nonce(self) -> str:
+        try:
+            os.utime(self.directory / _ABOUT)  # it is in use
+            return About.read(self.directory / _ABOUT).nonce
+        except (OSError, HubtoolError):
+            return ""
 
     def rows(self, names: Iterable[bytes]) -> list[int | None]:
         return [self._row_of.get(name) for name in names]
 
     def write(self, chunks: Iterable[tuple[Sequence[bytes], Features]]) -> None:
-        """Append rows; after each 32 MiB they are durable and can be found. Raises StorageError."""
+        """Append rows; after each 32 MiB they are durable and can be found.
+
+        Raises StorageError, or ConflictError where the directory was removed or its files are not what they were.
+        """
+        self.refresh()
+        self._refuse_dead()
         self._cut_torn()
         rows, index = AppendFile(self.directory / _ROWS), AppendFile(self.directory / _INDEX)
         names: list[bytes] = []
@@ -108,6 +133,7 @@ class Activations:
                 rows.close()
                 index.close()
                 self.refresh()
+        self._refuse_dead()
 
     def read(self, rows: Sequence[int]) -> Features:
         assert self._map is not None
@@ -119,7 +145,11 @@ class Activations:
 
     def remove(self) -> None:
         self.is_dead = True
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove(self.directory)
+
+    def _refuse_dead(self) -> None:
+        if self.is_dead:
+            raise ConflictError("E-CACHE-GONE", "the kept features were removed or changed meanwhile")
 
     def _cut_torn(self) -> None:
         """Make both files end with the last row that stands in both: a kill may have left more."""
@@ -206,7 +236,10 @@ class CachedFeed:
                 cache.write(self._computed(self._missing(cache, names, wanted)))
         if not self._is_checked:
             self._check(cache, wanted)
-        self._rows |= {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
+        rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
+        if len(rows) < len(wanted):
+            raise ConflictError("E-CACHE-GONE", "some of the kept features are missing")
+        self._rows |= rows
 
     def _missing(self, cache: Activations, names: list[bytes], wanted: list[Address]) -> list[tuple[bytes, Address]]:
         """What nobody has computed yet; room is made for it."""
@@ -311,10 +344,21 @@ def prune(root: Path, *, keep_bytes: int = 0, besides: str = "") -> tuple[CacheR
     total, removed = sum(row.size_bytes for row in rows), []
     while rows and total > keep_bytes:
         row = rows.pop()
-        shutil.rmtree(root / row.name, ignore_errors=True)
-        total -= row.size_bytes
-        removed.append(row)
+        if remove(root / row.name):
+            total -= row.size_bytes
+            removed.append(row)
     return tuple(removed)
+
+
+def remove(directory: Path) -> bool:
+    """Remove a cache, in one step for those that look at it; one that is being filled stays."""
+    if is_held(directory / ".lock"):
+        return False
+    gone = directory.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}")
+    with contextlib.suppress(OSError):
+        directory.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    return not directory.exists()
 
 
 def _make_room(cache: Activations, needed_bytes: int, limit_bytes: int | None) -> None:
@@ -330,11 +374,13 @@ def _make_room(cache: Activations, needed_bytes: int, limit_bytes: int | None) -
     prune(root, keep_bytes=limit - own - needed_bytes, besides=cache.directory.name)
 
 
-def _is_about(directory: Path, about: About) -> bool:
+def _nonce_of(directory: Path, wanted: About) -> str:
+    """The nonce of a directory that is of the same key and tensors, else ''."""
     try:
-        return About.read(directory / _ABOUT) == about
+        about = About.read(directory / _ABOUT)
     except HubtoolError:
-        return False
+        return ""
+    return about.nonce if about.model_copy(update={"nonce": wanted.nonce}) == wanted else ""
 
 
 def _size_bytes(tensor: Activation) -> int:

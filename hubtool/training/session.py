@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hubtool.core.digests import sha256_json
-from hubtool.core.errors import ConflictError
+from hubtool.core.errors import ConflictError, StorageError
 from hubtool.core.progress import Reporter
 from hubtool.records.activations import ActivationsKey
 from hubtool.records.backbone import Phase
@@ -234,7 +234,11 @@ class Session:
             if self.cache_root is not None:
                 self.work.reporter.say(f"no activations are kept, the model is {cut.description}")
             return train, val
-        cache = self._activations(phase, cut)
+        try:
+            cache = self._activations(phase, cut)
+        except (StorageError, ConflictError) as error:
+            self.work.reporter.warn(f"the frozen part is computed in every epoch: {error}")
+            return train, val
         if not self.work.plan.is_fixed or mixer.is_on:
             return train, self._cached("val", val, cache)
         return self._cached("train", train, cache), self._cached("val", val, cache)

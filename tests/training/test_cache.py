@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from hubtool.core.errors import StorageError
+from hubtool.core.errors import ConflictError, StorageError
+from hubtool.core.locks import hold
 from hubtool.core.progress import SilentReporter
-from hubtool.records.activations import ActivationsKey
+from hubtool.records.activations import Activation, ActivationsKey
 from hubtool.records.backbone import Preprocess
 from hubtool.records.environment import Numerics
 from hubtool.records.recipe import Train
@@ -184,6 +186,64 @@ def test_what_the_check_of_one_split_finds_ends_the_cache_of_both(tmp_path: Path
     read_all(feed)
     assert len(told.lines) == 1
     assert equal(list(other.features(batches)), read_all(live))
+
+
+TWO = (Activation(dtype="float32", shape=(2,)),)
+
+
+def named(number: int) -> bytes:
+    return bytes([number]) * 32
+
+
+def rows_of(*values: int) -> tuple[list[bytes], Features]:
+    return [named(v) for v in values], (torch.tensor([[float(v)] * 2 for v in values]),)
+
+
+@pytest.mark.parametrize("second", [(2, 3, 1), (9,)])
+def test_a_cache_that_was_removed_and_filled_anew_is_not_read_with_old_row_numbers(
+    second: tuple[int, ...], tmp_path: Path
+) -> None:
+    first = Activations(tmp_path, KEY, TWO)
+    first.write([rows_of(1, 2)])
+    prune(tmp_path)
+    Activations(tmp_path, KEY, TWO).write([rows_of(*second)])
+    first.refresh()
+    assert first.is_dead
+    found = first.read([row for row in first.rows([named(1), named(2)]) if row is not None])
+    assert torch.equal(found[0], torch.tensor([[1.0, 1.0], [2.0, 2.0]]))  # its own mapping
+    with pytest.raises(ConflictError):
+        first.write([rows_of(5)])
+    again = Activations(tmp_path, KEY, TWO)
+    assert again.rows([named(second[0]), named(5)]) == [0, None]
+
+
+def test_a_cache_that_is_removed_while_it_is_filled_is_done_without(tmp_path: Path) -> None:
+    def watch() -> None:
+        for directory in tmp_path.iterdir():
+            shutil.rmtree(directory)
+
+    feed, live, _, told = make_feed(tmp_path, watch=watch)
+    assert equal(read_all(feed), read_all(live))
+    assert "removed" in told.lines[0]
+
+
+def test_what_is_being_filled_is_not_pruned(tmp_path: Path) -> None:
+    cache = Activations(tmp_path, KEY, TWO)
+    cache.write([rows_of(1, 2)])
+    with hold(cache.directory / ".lock", "it"):
+        assert prune(tmp_path) == ()
+        assert cache.directory.is_dir()
+    assert len(prune(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_shorter_than_its_index_says_is_not_made_longer(tmp_path: Path) -> None:
+    cache = Activations(tmp_path, KEY, TWO)
+    cache.write([rows_of(1, 2)])
+    os.truncate(cache.directory / "rows.bin", 0)
+    with pytest.raises(ConflictError):
+        cache.write([rows_of(3)])
+    assert (cache.directory / "rows.bin").stat().st_size == 0
 
 
 def test_too_little_room_is_said_and_trained_uncached(tmp_path: Path) -> None:
