@@ -14,6 +14,7 @@ from hubtool.records.backbone import Phase
 from hubtool.records.recipe import Train
 
 Scalars = dict[str, float | int | bool | str | None]
+AVERAGE = "ema"  # the key of a parameter's average, which lies beside its state in a checkpoint
 
 
 def lr_at(train: Train, global_step: int, steps_per_epoch: int) -> float:
@@ -110,14 +111,17 @@ def optimizer_state(optimizer: Any) -> tuple[dict[str, Tensor], Scalars]:
 
 
 def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
-    """The inverse for every parameter both know; one that has just begun to train starts without state."""
+    """The inverse for every parameter both know; one that has just begun to train starts without state.
+
+    ``tensors`` may hold averages (``PARAMETER/ema``): they are not the optimizer's.
+    """
     for number, group in enumerate(optimizer.param_groups):
         for name, parameter in zip(group["names"], group["params"], strict=True):
             prefix = f"{name}/"
             kept: dict[str, Any] = {
-                key.removeprefix(prefix): _placed(value, parameter)
-                for key, value in tensors.items()
-                if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
+                key: _placed(key, value, parameter)
+                for key, value in ((k.removeprefix(prefix), v) for k, v in tensors.items() if k.startswith(prefix))
+                if "/" not in key and key != AVERAGE
             }
             kept |= {key.removeprefix(prefix): value for key, value in scalars.items() if key.startswith(prefix)}
             if kept:
@@ -127,11 +131,13 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Sc
                 group[key.partition("/")[2]] = kept_value
 
 
-def _placed(value: Tensor, parameter: Tensor) -> Tensor:
-    """Moments lie beside their parameter and as it does; a step counter stays on the CPU, where torch keeps it."""
-    if value.shape == parameter.shape and value.ndim:
+def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
+    """Moments lie beside their parameter and as it does; the step counter stays on the CPU, where torch keeps it."""
+    if key == "step":
+        return value
+    if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.to(parameter.device) if value.ndim else value
+    return value.to(parameter.device)
 
 
 def _nearest(name: str, known: list[str]) -> str:

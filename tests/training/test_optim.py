@@ -8,7 +8,7 @@ import torch
 from hubtool.core.errors import UsageError
 from hubtool.records.backbone import Phase
 from hubtool.records.recipe import Train
-from hubtool.training.optim import lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
+from hubtool.training.optim import _placed, lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
 
 
 def make_train(**changes: Any) -> Train:
@@ -97,3 +97,33 @@ def test_an_unknown_optimizer_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="adamw") as caught:
         make_optimizer(make_train(optimizer={"name": "adamwx"}), make_parameters(), PHASE)
     assert caught.value.code == "E-OPTIMIZER"
+
+
+def test_an_average_beside_a_parameter_without_state_is_no_state() -> None:
+    """A parameter that has had no gradient yet has an average already."""
+    parameters, train = make_parameters(), make_train()
+    averages = {f"{name}/ema": value.detach().clone() for name, value in parameters.items()}
+    optimizer = make_optimizer(train, parameters, PHASE)
+    restore_optimizer(optimizer, averages, {})
+    assert optimizer_state(optimizer)[0] == {}
+    step(optimizer, parameters, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("name", ["adamw", "sgdw", "lamb"])
+def test_a_moment_without_dimensions_lies_beside_its_parameter(name: str) -> None:
+    scale = {"scale": torch.nn.Parameter(torch.tensor(2.0, device="cuda"))}
+    phase, train = Phase(first_epoch=0, num_epochs=1, trainable={"scale": 1.0}), make_train(optimizer={"name": name})
+    first = make_optimizer(train, scale, phase)
+    step(first, scale, 0)
+    tensors, scalars = optimizer_state(first)
+    second = make_optimizer(train, scale, phase)
+    restore_optimizer(second, {key: value.cpu() for key, value in tensors.items()}, scalars)
+    step(second, scale, 1)
+
+
+def test_only_a_step_counter_stays_where_it_is() -> None:
+    """The meta device stands for a GPU."""
+    parameter = torch.empty((), device="meta")
+    assert _placed("exp_avg", torch.tensor(1.0), parameter).device.type == "meta"
+    assert _placed("step", torch.tensor(1.0), parameter).device.type == "cpu"
