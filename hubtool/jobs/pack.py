@@ -40,8 +40,8 @@ def pack(
     """Write the package of the finished run ``run`` to ``out`` (``RUN/package``); one that stands there is made again.
 
     The model is loaded again as others will, its logits compared, its golden logits measured, the usage snippets run.
-    Raises UsageError (2) for an unknown licence, naming ``run.card.license``; NotFoundError (4) for an unfinished run;
-    IntegrityError (5); SecurityError (6) for a secret.
+    The run is held meanwhile. Raises UsageError (2) for an unknown licence, naming ``run.card.license``; NotFoundError (4)
+    for an unfinished run; IntegrityError (5); SecurityError (6) for a secret; ConflictError (7) for a run in use.
     """
     from hubtool.jobs.pull import pull
     from hubtool.jobs.target import build_selected
@@ -50,26 +50,27 @@ def pack(
     place.result()
     target = Path(out).expanduser() if out is not None else place.path / "package"
     _check_place(target, place)
-    options, resolved = place.options(), place.resolved()
-    backbone = pull(options.backbone or resolved.backbone.ref, reporter=reporter)
-    model = build_selected(place, reporter=reporter)
-    about = build.About(
-        backbone=_as_resolved(backbone.entry, place),
-        license=licenses.of_result(backbone.entry.license, options.run.card.license),
-        title=options.run.card.title,
-        dataset=options.run.card.dataset,
-        layers=_layers(place, model),
-        directories=_directories(place),
-    )
-    manifest = build.pack(
-        place.path,
-        target,
-        about=about,
-        write_model=lambda directory: write_model(place, directory, model, backbone.entry.num_classes or 0),
-        run_snippets=lambda directory, programs: _run_snippets(directory, programs, place, reporter),
-        with_images=with_images,
-        with_names=with_names,
-    )
+    with place.held():
+        options, resolved = place.options(), place.resolved()
+        backbone = pull(options.backbone or resolved.backbone.ref, reporter=reporter)
+        model = build_selected(place, reporter=reporter)
+        about = build.About(
+            backbone=_as_resolved(backbone.entry, place),
+            license=licenses.of_result(backbone.entry.license, options.run.card.license),
+            title=options.run.card.title,
+            dataset=options.run.card.dataset,
+            layers=_layers(place, model),
+            directories=_directories(place),
+        )
+        manifest = build.pack(
+            place.path,
+            target,
+            about=about,
+            write_model=lambda directory: write_model(place, directory, model, backbone.entry.num_classes or 0),
+            run_snippets=lambda directory, programs: _run_snippets(directory, programs, place, reporter),
+            with_images=with_images,
+            with_names=with_names,
+        )
     return PackReport(
         package=str(target),
         layout=manifest.layout,

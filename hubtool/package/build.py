@@ -17,8 +17,8 @@ from pathlib import Path
 
 import hubtool
 from hubtool.core.digests import sha256_file
-from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
-from hubtool.core.files import TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
+from hubtool.core.errors import IntegrityError, NotFoundError, UsageError, from_os_error
+from hubtool.core.files import DISK, TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
 from hubtool.package import card as cards
 from hubtool.package import front, secrets
 from hubtool.package.facts import (
@@ -78,8 +78,7 @@ def pack(
     A package that stands there is replaced, and what a person wrote in its card kept; anything else there is refused.
     Raises SecurityError for a secret, IntegrityError for evidence that does not belong to the run's result.
     """
-    person = _person_text_of(target)
-    with _replacing(target), publish_dir(target) as temp:
+    with _replacing(target) as temp:
         _copy_run(run_dir, temp, about.directories, with_images=with_images, with_names=with_names)
         _write_about(temp, about)
         layout = write_model(temp)
@@ -97,7 +96,7 @@ def pack(
         _write_record(temp / SNIPPETS_NAME, _snippets(temp, described, run_snippets))
         _write_eval_results(temp, layout)
         secrets.refuse(secrets.scan(temp))
-        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=person).encode())
+        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=_person_text_of(target)).encode())
         secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
         manifest = described.model_copy(update={"files": file_digests(temp)})
         _write_record(temp / MANIFEST_NAME, manifest)
@@ -265,24 +264,40 @@ def _person_text_of(target: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[None]:
-    """Move a package that stands at ``target`` aside; put it back if the block fails, remove it if it ends well."""
-    if not target.exists() and not target.is_symlink():
-        yield
-        return
-    if target.is_symlink() or not (target / MANIFEST_NAME).is_file():
+def _replacing(target: Path) -> Iterator[Path]:
+    """A directory beside ``target`` to fill, which takes its place when the block ends well.
+
+    The old package lies aside for the moment between two renames; a kill then loses nothing: the next packing finds it.
+    """
+    aside = target.with_name(f".{target.name}.hubtool-old")
+    is_ours = (aside / MANIFEST_NAME).is_file() and not aside.is_symlink()
+    if is_ours and not target.exists() and not target.is_symlink():
+        os.replace(aside, target)
+    if target.is_symlink() or (target.exists() and not (target / MANIFEST_NAME).is_file()):
         raise UsageError(
             "E-PACK-OUT", "something that is no package stands there", where=str(target), do="choose another --out"
         )
-    aside = target.with_name(f"{TEMP_PREFIX}{random_names.token_hex(6)}")
-    os.replace(target, aside)
+    if is_ours and aside.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    fresh = target.with_name(f"{TEMP_PREFIX}{random_names.token_hex(6)}")
     try:
-        yield
-    except BaseException:
+        with publish_dir(fresh) as temp:
+            yield temp
         if not target.exists():
-            os.replace(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+            os.replace(fresh, target)
+        else:
+            os.replace(target, aside)
+            try:
+                os.replace(fresh, target)
+            except OSError:
+                os.replace(aside, target)
+                raise
+        DISK.fsync_dir(target.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise from_os_error(error, str(target)) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 __all__ = ["REPO", "About", "address", "file_digests", "pack", "read_manifest", "shares"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hubtool.backbones import export
-from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
+from hubtool.core.errors import ConflictError, IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.files import safe_walk
 from hubtool.core.settings import BUNDLED
 from hubtool.jobs.card import card
@@ -22,6 +22,7 @@ from hubtool.records.evidence import Golden
 from hubtool.records.package import Snippets
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import RunOptions
+from hubtool.records.rundir import RunDir
 from jobs import finished
 
 
@@ -84,6 +85,12 @@ def test_a_package_lies_in_its_run_unless_told_otherwise(run: Path) -> None:
     assert pack(run).weights_digest == report.weights_digest
     first = build.read_manifest(finished.package()).model_dump()
     assert build.read_manifest(run / "package").model_dump() == first, "packing is reproducible"
+
+
+def test_a_run_in_use_is_not_packed(run: Path) -> None:
+    with RunDir(run).held(), pytest.raises(ConflictError, match="in use"):
+        pack(run)
+    assert not (run / "package").exists()
 
 
 @pytest.mark.parametrize("out", [".", "..", "logs/package", "checkpoints"])

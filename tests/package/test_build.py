@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from hubtool.records.backbone import BackboneEntry
 from hubtool.records.dataset import DataManifest
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result
+from hubtool.records.rundir import RunDir
 from package import made
 
 
@@ -100,6 +105,47 @@ def test_a_failure_half_way_leaves_the_old_package_and_no_rubbish(run: Path, tmp
         made.make_package(run, target, write_model=fails)
     assert {name: path.read_bytes() for name, path in safe_walk(target)} == before
     assert [p.name for p in tmp_path.iterdir()] == ["package"]
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from package import made
+from hubtool.package import build
+
+run, moment = Path(sys.argv[1]), sys.argv[2]
+die = lambda *_, **__: os.kill(os.getpid(), 9)
+replace = os.replace
+
+def second_rename(source, target):
+    if Path(target) == run / "package":
+        die()
+    replace(source, target)
+
+if moment == "renames":
+    build.os.replace = second_rename
+elif moment == "rubbish":
+    build.shutil.rmtree = die
+made.make_package(run, run / "package", **({"write_model": die} if moment == "model" else {}))
+"""
+
+
+@pytest.mark.parametrize("moment", ["model", "renames", "rubbish"])
+def test_a_persons_text_survives_a_kill_at_any_moment_of_packing_again(moment: str, own_run: Path) -> None:
+    target = own_run / "package"
+    made.make_package(own_run, target)
+    text = (target / "README.md").read_text()
+    end = "<!-- yours:end limits -->"
+    (target / "README.md").write_text(text.replace(end, "Not for use at night.\n" + end))
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(own_run), moment], env=environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert target.is_dir() == (moment != "renames")
+    with RunDir(own_run).held():  # as the next finetune does
+        pass
+    made.make_package(own_run, target)
+    assert "Not for use at night.\n" + end in (target / "README.md").read_text()
+    assert {p.name for p in own_run.iterdir() if p.name.startswith(".")} == {".lock"}
 
 
 @pytest.mark.parametrize("carrier", ["recipe.yaml", "config.json", "title"])
