@@ -14,6 +14,7 @@ from hubtool.cli.text import short
 
 if TYPE_CHECKING:
     from hubtool.jobs.runs import Order
+    from hubtool.jobs.shown import Extra
     from hubtool.records.runs import Comparison, LogsReport, Measured, Pair, PruneReport, RunDetail, RunList, RunRow
 
 _PATH = click.Path(path_type=Path)
@@ -109,18 +110,25 @@ def runs_prune(out: Output, run: tuple[Path, ...], root: Path, whole: bool, yes:
 @click.option(
     "--export", metavar="SINK", help="Write tensorboard, wandb, csv or an installed sink anew from the journal."
 )
+@click.option(
+    "--add",
+    type=click.Choice(["graph", "embedding"]),
+    multiple=True,
+    help="Log the model's graph, or val's features with thumbnails, for TensorBoard.",
+)
 @common
-def logs(out: Output, run: Path, is_open: bool, port: int, export: str | None) -> None:
+def logs(out: Output, run: Path, is_open: bool, port: int, export: str | None, add: tuple[Extra, ...]) -> None:
     """Where a run's logs lie. In a notebook: %tensorboard --logdir with the path that this prints.
 
     \b
     Examples:
       hubtool logs runs/linear-probe-… --open
       hubtool logs runs/linear-probe-… --export csv
+      hubtool logs runs/linear-probe-… --add graph --add embedding
     """
     from hubtool.jobs.logs import logs as job
 
-    report = job(run, export=export, start_board=is_open, port=port, reporter=out.reporter)
+    report = job(run, export=export, start_board=is_open, port=port, add=add, reporter=out.reporter)
     out.result(report, ids=[report.exported or report.directory], human=lambda: logs_text(report))
     if report.url:
         _stay(report.url)

@@ -11,7 +11,7 @@ from hubtool.core.errors import UsageError
 from hubtool.core.files import publish_dir, safe_walk, write_inside
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.jobs.predict import Device, default_workers, opened, run_model
-from hubtool.jobs.target import Loaded, find_target
+from hubtool.jobs.target import Loaded, find_target, label_of
 from hubtool.records import metrics
 from hubtool.records.backbone import FileDigest
 from hubtool.records.dataset import DataManifest, Sample
@@ -177,16 +177,9 @@ def _twins(
         Twin(
             sha256=digest,
             paths=tuple(str(sample.path) for sample in group),
-            given=tuple(dict.fromkeys(_label(sample, classes) for sample in group)),
+            given=tuple(dict.fromkeys(label_of(sample, classes) for sample in group)),
             splits=tuple(sorted(splits_of[digest])),
         )
         for digest, group in sorted(groups.items())
         if len(group) > 1 or digest in splits_of
     )
-
-
-def _label(sample: Sample, classes: tuple[str, ...]) -> str:
-    if isinstance(sample.target, int):
-        return classes[sample.target]
-    values = sample.target if isinstance(sample.target, tuple) else (sample.target,)
-    return ", ".join(f"{name} {value:g}" for name, value in zip(classes, values, strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hubtool.core.errors import UsageError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.jobs.runs import open_run
+from hubtool.jobs.shown import Extra, extra
 from hubtool.records.log import Event
 from hubtool.records.recipe import Log
 from hubtool.records.rundir import RunDir
@@ -25,14 +26,18 @@ def logs(
     export: str | None = None,
     start_board: bool = False,
     port: int = 0,
+    add: Sequence[Extra] = (),
     reporter: Reporter = SILENT,
 ) -> LogsReport:
-    """Where the logs are. ``export`` names a sink (tensorboard, wandb, csv, or an installed one) that is written anew from
+    """Where the logs are. ``add`` logs what costs seconds, for TensorBoard: the model's ``graph``, the ``embedding`` of val's
+    features with thumbnails. ``export`` names a sink (tensorboard, wandb, csv, or an installed one) that is written anew from
     the journal; ``start_board`` starts TensorBoard on loopback, which lives as long as this process.
 
     Raises NotFoundError for what is no run, UsageError for an unknown sink, ConflictError while the run is in training.
     """
     place = open_run(run)
+    if add:
+        _add(place, add, reporter)
     exported = _export(place, export, reporter) if export else None
     directory = place.path / "logs" / "tensorboard"
     url = None
@@ -105,6 +110,20 @@ def open_log(run: Path, *, reporter: Reporter = SILENT) -> Iterator[RunLog]:
             journal.close()
     for name in _sinks(place):
         _export(place, name, reporter)
+
+
+def _add(place: RunDir, names: Sequence[Extra], reporter: Reporter) -> None:
+    """What is there already is left as it is."""
+    place.result()  # a run that is not finished has no weights to show
+    there = {event.kind for event in read_events(place.journal)}
+    with open_log(place.path, reporter=reporter) as log:
+        for name in dict.fromkeys(names):
+            if name in there:
+                reporter.say(f"{name} is logged already")
+            else:
+                log.write(*extra(name, place, log.moment(), reporter=reporter))
+    if "tensorboard" not in _sinks(place):
+        _export(place, "tensorboard", reporter)
 
 
 def _key(event: Event) -> tuple[str, str, int, str]:

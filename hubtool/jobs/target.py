@@ -11,6 +11,7 @@ from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.refs import has_source, parse_repo_ref
 from hubtool.core.settings import read_settings
 from hubtool.records.backbone import BackboneEntry, Preprocess
+from hubtool.records.dataset import Sample
 from hubtool.records.package import MANIFEST_NAME
 from hubtool.records.registry import read_all
 from hubtool.records.reports import PullReport
@@ -174,3 +175,11 @@ def _load_backbone(target: Target, reporter: Reporter) -> Loaded:
 
 def _is_registered(text: str) -> bool:
     return any(registry.find(text) is not None for registry in read_all(read_settings().home))
+
+
+def label_of(sample: Sample, classes: tuple[str, ...]) -> str:
+    """A sample's target in words: its class, or each output with its number."""
+    if isinstance(sample.target, int):
+        return classes[sample.target]
+    values = sample.target if isinstance(sample.target, tuple) else (sample.target,)
+    return ", ".join(f"{name} {value:g}" for name, value in zip(classes, values, strict=True))

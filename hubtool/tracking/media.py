@@ -103,7 +103,8 @@ def write_histograms(moment: Moment, values: Mapping[str, Array]) -> tuple[Event
     if not histograms:
         return ()
     data = canonical_json({tag: vars(h) for tag, h in histograms.items()})
-    path = _path(moment, "histograms", "json")
+    tags = sha256_bytes("\n".join(histograms).encode())[:8]  # weights and gradients of one moment are two files
+    path = _path(moment, f"histograms-{tags}", "json")
     _put(moment.run_dir, path, data)
     return tuple(moment.event("histogram", tag, path, data) for tag in histograms)
 
