@@ -154,7 +154,7 @@ def layer_table(layers: LayerTable) -> str:
     ]
     header = ("part", "output", "params", "FLOPs", "state", "norm", "computed")
     share = 100 * layers.num_trainable / max(1, layers.num_params)
-    foot = f"{layers.num_params:,} parameters, {layers.num_trainable:,} trained ({share:.1f} %); {layers.frontier}"
+    foot = f"{layers.num_params:,} parameters, {layers.num_trainable:,} trained ({share:.1f} %)\n{layers.frontier}"
     return table(rows, header, right=(2, 3)) + "\n" + foot
 
 
