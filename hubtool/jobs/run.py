@@ -287,10 +287,12 @@ def _loaders(inputs: Inputs) -> dict[str, Any]:
 
 def _fit_phases(session: Session) -> tuple[Cut, Feed]:
     """Train what is left; returns the last cut and the feed of val."""
-    from hubtool.training.loop import fit
+    from hubtool.training.loop import fit, is_over
 
     stage = None
     for phase in session.left:
+        if is_over(session.work.train, session.state.position):
+            break
         cut, feed, val_feed = stage = _stage(session, phase)
         session.state = fit(phase, session.trained_by(phase), cut, feed, val_feed, session.work, session.state)
     cut, _, val_feed = stage or _stage(session, session.reached)
@@ -300,11 +302,12 @@ def _fit_phases(session: Session) -> tuple[Cut, Feed]:
 def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
     """The model frozen for a phase, cut at its frontier, and what feeds it."""
     from hubtool.backbones import freeze, frontier
-    from hubtool.training.feed import Whole
+    from hubtool.training.feed import Whole, autocast
 
-    model = session.work.model
+    model, work = session.work.model, session.work
     freeze.apply(model, phase)
-    found = frontier.cut(model, phase, session.sample_x())
+    with autocast(work.device, work.train.precision):
+        found = frontier.cut(model, phase, session.sample_x())
     cut: Cut = Whole(model, found.reason) if isinstance(found, frontier.Uncut) else found
     return cut, *session.feeds(phase, cut)
 
@@ -354,6 +357,8 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
         wall_s=round(position.wall_s, 3),
         threshold=threshold,
     )
+    sink: Any = session.work.sink
+    sink.close()  # a finished run is not taken up again: what a sink lacked then it would lack for good
     result.write(place.path / rundir.RESULT)
     return result
 
