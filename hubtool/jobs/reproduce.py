@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -260,6 +261,8 @@ def _verdict(attempt: Attempt, reason: str) -> Verdict:
     claimed, measured = attempt.claimed, attempt.measured
     now = measured.numerics if measured else numerics.set_numerics("auto")[1]
     values = {claim.name: claim.value for claim in measured.claims} if measured else {}
+    if measured is not None:
+        attempt.findings += _otherwise(claimed, measured)
     why = "; ".join([*attempt.findings, *attempt.missing]) or reason
     verdicts = tuple(judge(claim, values.get(claim.name), why) for claim in claimed.claims)
     differ = differences(claimed.numerics, now)
@@ -283,6 +286,18 @@ def _verdict(attempt: Attempt, reason: str) -> Verdict:
         claimed_numerics=Environment.read(attempt.package / "environment.json").numerics,
         measured_numerics=now,
     )
+
+
+def _otherwise(claimed: Result, measured: Result) -> list[str]:
+    """What the card says beside the claims and the training contradicts.
+
+    Epoch and threshold follow the weights: they are asked for where those are equal."""
+    names = ["is_frozen_equal", "num_params", "num_trainable"]
+    names += ["selected.epoch", "threshold"] if claimed.weights_digest == measured.weights_digest else []
+    was, now = ({name: attrgetter(name)(result) for name in names} for result in (claimed, measured))
+    return [
+        f"result.json: {name} is said {was[name]}, measured {now[name]}" for name in names if was[name] != now[name]
+    ]
 
 
 def _unclaimed(claims: tuple[Claim, ...], measured: Result | None) -> list[str]:

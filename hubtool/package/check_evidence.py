@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,9 +18,10 @@ from hubtool.package.snippets import snippets_for
 from hubtool.package.tensors import WEIGHTS_FILES, opened, packed_weights
 from hubtool.records.claims import Claim
 from hubtool.records.evidence import Golden, Predictions
-from hubtool.records.metrics import claims_of
+from hubtool.records.metrics import choose_threshold, claims_of, compute
 from hubtool.records.package import PackedWeights
 from hubtool.records.reports import CheckFinding
+from hubtool.records.seed_bands import SEEDS_NAME, banded
 
 Findings = Iterator[CheckFinding]
 
@@ -61,6 +63,12 @@ def claims(facts: Facts) -> Findings:
     for claim in facts.result.claims:
         if claim.split != split:
             yield _wrong("result.json", f"{claim.name}: claims come from the {split} split")
+    if facts.seeds is not None:
+        own, claimed = facts.seeds.runs[0], {claim.metric: claim.value for claim in facts.result.claims}
+        if own.seed != facts.resolved.train.seed or own.metrics != claimed or facts.seeds.split != split:
+            yield _wrong(SEEDS_NAME, "its first run is not the one that is claimed")
+        if len({run.seed for run in facts.seeds.runs}) < len(facts.seeds.runs):
+            yield _wrong(SEEDS_NAME, "a seed stands there twice")
 
 
 def _claims_of_file(facts: Facts, path: str) -> Findings:
@@ -74,6 +82,15 @@ def _claims_of_file(facts: Facts, path: str) -> Findings:
     if not np.isfinite(predictions.logits_NK).all():
         yield _wrong(path, "a logit is NaN or infinite")
         return
+    if facts.task.name == "binary" and predictions.split == "val":
+        threshold = choose_threshold(predictions.logits_NK, predictions.targets)
+        if not math.isclose(
+            threshold, -1.0 if facts.result.threshold is None else facts.result.threshold, rel_tol=1e-9, abs_tol=1e-12
+        ):
+            yield _wrong("result.json", f"the threshold is {facts.result.threshold}, the evidence gives {threshold}")
+    elif facts.task.name != "binary" and facts.result.threshold is not None:
+        yield _wrong("result.json", f"{facts.task.name} has no threshold")
+    yield from _selected_again(facts, predictions)
     again = {c.metric: c for c in _again(facts, predictions, path, digest)}
     for claim in made:
         measured = again.get(claim.metric)
@@ -90,10 +107,26 @@ def _claims_of_file(facts: Facts, path: str) -> Findings:
         yield _wrong("result.json", f"not claimed though the evidence gives it: {', '.join(missing)}")
 
 
+def _selected_again(facts: Facts, predictions: Predictions) -> Findings:
+    """The value that a checkpoint was selected by is its value in the evidence, nearly: with drift nothing is asked.
+
+    Both are of one definition, at the threshold 0.5; the last bits may differ where the frozen part was not computed anew,
+    and a picture on a class boundary moves a share by its one part."""
+    selected = facts.result.selected
+    split, _, metric = selected.metric.partition("/")
+    if split != predictions.split or facts.result.drift:
+        return
+    value = compute(facts.task.name, predictions.logits_NK, predictions.targets).get(metric)
+    slack = 2 / len(predictions.samples)
+    if value is None or not math.isclose(value, selected.value, rel_tol=1e-2, abs_tol=slack):
+        yield _wrong("result.json", f"selected by {metric} {selected.value}, the evidence gives {value}")
+
+
 def _again(facts: Facts, predictions: Predictions, path: str, digest: str) -> tuple[Claim, ...]:
-    return claims_of(
+    claims = claims_of(
         facts.task.name, predictions, evidence=path, evidence_sha256=digest, threshold=facts.result.threshold
     )
+    return banded(claims, facts.seeds)
 
 
 def _match_data(facts: Facts, predictions: Predictions, path: str) -> Findings:

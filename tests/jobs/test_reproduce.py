@@ -118,6 +118,9 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "target": (a_target, "data.json"),
     "label everywhere": (a_label_everywhere, "have another label here"),
     "weights digest": (lambda p: set_json(p / "result.json", "weights_digest", value="0" * 64), "equal and are not"),
+    "parameters": (lambda p: set_json(p / "result.json", "num_params", value=7), "num_params is said 7"),
+    "trainable": (lambda p: set_json(p / "result.json", "num_trainable", value=7), "num_trainable is said 7"),
+    "frozen": (lambda p: set_json(p / "result.json", "is_frozen_equal", value=False), "is_frozen_equal is said False"),
     "weights": (other_weights, "packaged weights"),
     "weights, a little": (nearly_the_weights, "packaged weights: they are not those"),
 }

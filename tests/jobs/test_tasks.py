@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubtool.core.digests import sha256_file
 from hubtool.jobs.finetune import finetune
+from hubtool.jobs.pack import pack
 from hubtool.jobs.target import load
+from hubtool.package import check
 from hubtool.records.evidence import Predictions
+from hubtool.records.metrics import claims_of
 from hubtool.records.tasks import TASKS
 
 RECIPE = """
@@ -65,3 +69,14 @@ def test_a_task_is_learned_from_a_table_and_claimed(task: str, tmp_path: Path) -
     assert found.logits_NK.shape[1] == TASKS[task].num_outputs(len(loaded.classes))
     assert (report.result.threshold is not None) == (task == "binary")
     assert report.result.is_frozen_equal
+    package = Path(pack(tmp_path / "run").package)
+    assert [f for f in check.verify(package) if not f.is_ok] == []
+    if task == "binary":
+        result = report.result.model_copy(update={"threshold": (report.result.threshold or 0) * 0.9})
+        path = report.result.claims[0].evidence
+        forged = claims_of(
+            "binary", found, evidence=path, evidence_sha256=sha256_file(package / path), threshold=result.threshold
+        )
+        result.model_copy(update={"claims": forged}).write(package / "result.json")
+        details = [f.detail for f in check.verify(package) if f.name == "result.json"]
+        assert any("the threshold is" in detail for detail in details), details

@@ -162,6 +162,14 @@ def _drop_claim(package: Path) -> None:
     (package / "result.json").write_text(json.dumps(tree))
 
 
+def _select_by_another_value(package: Path) -> None:
+    """The log and the result agree; the evidence does not."""
+    value = json.loads((package / "result.json").read_text())["selected"]["value"]
+    set_json("result.json", "selected", "value", value=value / 2)(package)
+    path = package / "logs" / "metrics.jsonl"
+    path.write_text(path.read_text().replace(f'"value":{value}', f'"value":{value / 2}'))
+
+
 def _relicense(package: Path, license_: str) -> None:
     set_json("evidence/card.json", "license", value=license_)(package)
     set_json(MANIFEST_NAME, "license", value=license_)(package)
@@ -226,6 +234,8 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     "data digest": (set_json("result.json", "data_digest", value="0" * 64), True, True, r"data.json"),
     "backbone digest": (set_json("result.json", "backbone_digest", value="0" * 64), True, True, r"resolved.json"),
     "selected value": (set_json("result.json", "selected", "value", value=0.1), True, True, r"logs/metrics.jsonl"),
+    "selected by a value that is not the evidence's": (_select_by_another_value, True, True, r"result.json"),
+    "threshold where there is none": (set_json("result.json", "threshold", value=0.4), True, True, r"result.json"),
     "selected epoch": (set_json("result.json", "selected", "global_step", value=9), True, True, r"logs/metrics.jsonl"),
     "numerics": (set_json("environment.json", "numerics", "num_threads", value=64), True, True, r"environment.json"),
     "golden shape": (flip("evidence/golden.safetensors", -1), False, False, r"evidence/golden.safetensors"),
