@@ -1,8 +1,9 @@
-"""One trainer's whole process, from start to exit: its wall time, the peak anonymous memory of its tree, its output."""
+"""One trainer's whole process, from start to exit: its times, the peak anonymous memory of its tree, its output."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 import threading
@@ -16,9 +17,11 @@ SAMPLED_EVERY_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """``anonymous_bytes``: the largest sum over the tree of ``Pss_Anon``, where a page shared by a fork counts once."""
+    """``cpu_s``: user and system time of the whole tree. ``anonymous_bytes``: the largest sum over the tree of ``Pss_Anon``,
+    where a page that processes share since a fork counts once."""
 
     wall_s: float
+    cpu_s: float
     anonymous_bytes: int
     stdout: str
 
@@ -36,14 +39,15 @@ def measure(command: Sequence[str], *, environment: Mapping[str, str], directory
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        code = process.wait()
+        _, status, used = os.wait4(process.pid, 0)
+        code = process.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.perf_counter() - started
         is_over.set()
         sampler.join()
         out.seek(0), err.seek(0)
         if code:
             raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{err.read()[-3000:]}")
-        return Measured(wall_s=wall_s, anonymous_bytes=peak[0], stdout=out.read())
+        return Measured(wall_s=wall_s, cpu_s=used.ru_utime + used.ru_stime, anonymous_bytes=peak[0], stdout=out.read())
 
 
 def _tree(pid: int) -> list[int]:

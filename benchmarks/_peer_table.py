@@ -32,6 +32,7 @@ class Outcome:
     row: str
     trainer: str
     wall_s: float
+    cpu_s: float
     later_s: float | None
     top1: float
     checkpoint_bytes: int
@@ -45,11 +46,17 @@ class Line:
 
     row: Row
     wall_s: dict[str, float]
+    cpu_s: dict[str, float]
     later_s: dict[str, float]
     top1: dict[str, float]
     anonymous_bytes: dict[str, float]
     checkpoint_bytes: dict[str, float]
     above_tensors_bytes: float | None
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether hubtool and at least one peer came to an end."""
+        return "hubtool" in self.wall_s and len(self.wall_s) > 1
 
     def best_peer(self) -> str:
         return min((name for name in self.wall_s if name != "hubtool"), key=self.wall_s.__getitem__)
@@ -57,13 +64,21 @@ class Line:
     def ratio(self) -> float:
         return self.wall_s[self.best_peer()] / self.wall_s["hubtool"]
 
+    def cpu_ratio(self) -> float:
+        return min(value for name, value in self.cpu_s.items() if name != "hubtool") / self.cpu_s["hubtool"]
+
     def later_ratio(self) -> float | None:
         peers = [value for name, value in self.later_s.items() if name != "hubtool"]
         return min(peers) / self.later_s["hubtool"] if peers and "hubtool" in self.later_s else None
 
     def as_dict(self) -> dict[str, object]:
         found = asdict(self)
-        return found | {"best_peer": self.best_peer(), "ratio": self.ratio(), "later_ratio": self.later_ratio()}
+        return found | {
+            "best_peer": self.best_peer(),
+            "ratio": self.ratio(),
+            "cpu_ratio": self.cpu_ratio(),
+            "later_ratio": self.later_ratio(),
+        }
 
 
 def line(row: Row, outcomes: Iterable[Outcome]) -> Line:
@@ -79,6 +94,7 @@ def line(row: Row, outcomes: Iterable[Outcome]) -> Line:
     return Line(
         row=row,
         wall_s=medians("wall_s"),
+        cpu_s=medians("cpu_s"),
         later_s=medians("later_s"),
         top1=medians("top1"),
         anonymous_bytes=medians("anonymous_bytes"),
@@ -89,7 +105,10 @@ def line(row: Row, outcomes: Iterable[Outcome]) -> Line:
 
 def markdown(lines: list[Line]) -> str:
     """Three tables: the ratios beside their goals, every trainer's whole job, memory and checkpoints."""
-    out = ["| work | hubtool | best peer | whole job | goal | a later epoch | goal |", "|---|---|---|---|---|---|---|"]
+    out = [
+        "| work | hubtool | best peer | whole job | goal | processor time | a later epoch | goal |",
+        "|---" * 8 + "|",
+    ]
     for each in lines:
         peer, row = each.best_peer(), each.row
         goal = f"≥ {row.goal:g}x" if row.goal else "–"
@@ -97,13 +116,20 @@ def markdown(lines: list[Line]) -> str:
         later_goals += [f"≤ {row.later_goal_ms:g} ms"] if row.later_goal_ms else []
         out.append(
             f"| {row.title} | {each.wall_s['hubtool']:.1f} s | {each.wall_s[peer]:.1f} s ({peer}) | {each.ratio():.2f}x | "
-            f"{goal} | {_later(each)} | {', '.join(later_goals) or '–'} |"
+            f"{goal} | {each.cpu_ratio():.2f}x | {_later(each)} | {', '.join(later_goals) or '–'} |"
         )
     trainers = list(dict.fromkeys(name for each in lines for name in each.wall_s))
-    out += ["", "Whole job in seconds, and the share of validation pictures told right after the last epoch:", ""]
+    out += [
+        "",
+        "Whole job in seconds, processor seconds in brackets, and the share of validation pictures told right at the end:",
+        "",
+    ]
     out += ["| work | " + " | ".join(trainers) + " |", "|---" * (len(trainers) + 1) + "|"]
     for each in lines:
-        cells = [f"{each.wall_s[t]:.1f} ({each.top1[t]:.2f})" if t in each.wall_s else "–" for t in trainers]
+        cells = [
+            f"{each.wall_s[t]:.1f} ({each.cpu_s[t]:.1f}), {each.top1[t]:.2f}" if t in each.wall_s else "–"
+            for t in trainers
+        ]
         out.append(f"| {each.row.title} | " + " | ".join(cells) + " |")
     out += [
         "",

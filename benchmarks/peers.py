@@ -10,7 +10,8 @@ same pictures, transforms, random weights, batch size, optimizer (AdamW, cosine)
 validate and write a checkpoint in every epoch. Frozen modules stay in eval mode and get no gradient; convolutional models
 are channels last. The peers' scripts are ``benchmarks/_peer_*.py``; they take turns, and the table holds medians.
 
-A later-epoch ratio is work avoided, not faster arithmetic: it stands beside the ratio of the whole job. With ``views: 4``
+A later-epoch ratio is work avoided, not faster arithmetic: it stands beside the ratio of the whole job. The ratio of the
+processor time (user and system, all processes) hardly moves where other work runs on the machine; wall times do. With ``views: 4``
 hubtool trains on four fixed draws of each picture, its peers on a fresh draw each time. The peers need a virtual environment
 of their own on top of the project's (``make .venv/peers/.installed``): fastai brings uvloop, with which uvicorn would then serve.
 """
@@ -84,6 +85,7 @@ def main(arguments: list[str]) -> int:
     for peer in sorted(set(options.peers.split(",")) - set(peers)):
         print(f"{peer} is not installed here and left out", file=sys.stderr)
     outcomes: list[Outcome] = []
+    num_failed = 0
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         data = work / "photos"
@@ -94,22 +96,29 @@ def main(arguments: list[str]) -> int:
         for number in range(options.rounds):
             for row in rows:
                 for trainer in ["hubtool", *peers]:
-                    outcome = run(trainer, row, work, options)
+                    try:
+                        outcome = run(trainer, row, work, options)
+                    except RuntimeError as error:  # the others' figures are still worth having
+                        num_failed += 1
+                        print(f"round {number + 1}  {row.name:12} {trainer:10} failed: {error}", file=sys.stderr)
+                        continue
                     outcomes.append(outcome)
-                    print(
-                        f"round {number + 1}  {row.name:12} {trainer:10} {outcome.wall_s:7.1f} s  top1 {outcome.top1:.2f}  "
-                        f"{outcome.anonymous_bytes / 1e6:6.0f} MB",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-    lines = [line(row, outcomes) for row in rows]
+                    print(f"round {number + 1}  {_told(outcome)}", file=sys.stderr, flush=True)
+    lines = [each for row in rows if (each := line(row, outcomes)).is_comparison]
     text = markdown(lines)
     if options.json:
         options.json.write_text(json.dumps(document(lines, outcomes, options), indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(text)
     print(text)
-    return 0
+    return 1 if num_failed else 0
+
+
+def _told(outcome: Outcome) -> str:
+    return (
+        f"{outcome.row:12} {outcome.trainer:10} {outcome.wall_s:7.1f} s  processor {outcome.cpu_s:7.1f} s  "
+        f"top1 {outcome.top1:.2f}  {outcome.anonymous_bytes / 1e6:6.0f} MB"
+    )
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
@@ -164,6 +173,7 @@ def run(trainer: str, row: Row, work: Path, options: argparse.Namespace) -> Outc
         row=row.name,
         trainer=trainer,
         wall_s=found.wall_s,
+        cpu_s=found.cpu_s,
         later_s=statistics.median(report["epochs_s"][1:]) if len(report["epochs_s"]) > 1 else None,
         top1=report["top1"],
         checkpoint_bytes=report["checkpoint_bytes"],
