@@ -116,6 +116,12 @@ def recipe_schema(out: Output) -> None:
 @click.option(
     "--processes", type=click.IntRange(min=1), default=1, metavar="N", help="Share each step out to N processes."
 )
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=2),
+    metavar="K",
+    help="Repeat with K more seeds; claims get their band (mean, sd).",
+)
 @click.option("--prove-resume", is_flag=True, help="Train a little twice, once with kills, and compare every bit.")
 @common
 def finetune(
@@ -132,6 +138,7 @@ def finetune(
     no_cache: bool,
     cache_limit: str | None,
     processes: int,
+    seeds: int | None,
     prove_resume: bool,
 ) -> None:
     """Fine-tune a backbone on a folder of pictures. The same command starts, resumes and finds its run again.
@@ -162,6 +169,7 @@ def finetune(
         use_cache=not no_cache,
         cache_limit_bytes=_bytes(cache_limit) if cache_limit else None,
         num_processes=processes,
+        num_seeds=seeds or 0,
         reporter=out.reporter,
     )
     out.result(report, ids=[report.run], human=lambda: finetune_text(report))
@@ -195,6 +203,7 @@ def finetune_text(report: FinetuneReport) -> str:
         + ("the frozen part equals the backbone bit for bit" if result.is_frozen_equal else "FROZEN PART CHANGED"),
         f"weights {result.weights_digest[:16]}",
     ]
+    lines += [f"seed band: {report.run}/evidence/seeds.json"] if report.has_seeds else []
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from hubtool.records.reports import FinetuneReport
 from hubtool.records.resolve import resolve
 from hubtool.records.run import RunOptions
 from hubtool.records.rundir import RunDir, refuse_drift
+from hubtool.records.seed_bands import SEEDS_NAME
 
 __all__ = ["Inputs", "finetune", "train"]
 
@@ -37,12 +38,14 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     use_cache: bool = True,
     cache_limit_bytes: int | None = None,
     num_processes: int = 1,
+    num_seeds: int = 0,
     reporter: Reporter = SILENT,
 ) -> FinetuneReport:
     """Train, or go on where the run of the same command was stopped; a finished run is only reported.
 
     ``recipe`` is a file or a shipped name, ``data`` a directory of class folders. Raises UsageError (2), DataError (3),
     ConflictError (7) for a run in use or one that began with something else, NumericError (9), InterruptedRun.
+    ``num_seeds`` more seeds are trained afterwards and give the claims their band; the run stays that of ``train.seed``.
     ``num_processes`` share out the micro-batches of each step; under torchrun its own processes do.
     """
     if read_settings().torchrun_rank:
@@ -89,9 +92,17 @@ def finetune(  # noqa: PLR0913 (the options of the command)
             if place.is_finished:
                 refuse_drift(place.drift(resolved, manifest, place.environment()), place.path)
                 place.keep_run_section(chosen.run)
-                return FinetuneReport(run=str(place.path), status="already", result=place.result())
-            result = train(place, inputs, ready=ready, num_processes=num_processes, reporter=reporter)
-            return FinetuneReport(run=str(place.path), status="finished", result=result)
+                status: Literal["finished", "already"] = "already"
+                result = place.result()
+            else:
+                status = "finished"
+                result = train(place, inputs, ready=ready, num_processes=num_processes, reporter=reporter)
+            if num_seeds:
+                from hubtool.jobs.seeds import repeat
+
+                result = repeat(place, inputs, num_seeds, reporter=reporter)
+            has_seeds = (place.path / SEEDS_NAME).is_file()
+            return FinetuneReport(run=str(place.path), status=status, result=result, has_seeds=has_seeds)
 
 
 def _refuse_early(run: Run, base_license: str | None) -> None:

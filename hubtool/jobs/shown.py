@@ -32,6 +32,8 @@ def show_end(
 
     Pictures of the data stand in ``predictions``, ``top_losses`` and ``first_batch`` only; a package leaves those out.
     """
+    if not place.options().is_shown:
+        return
     work, position, resolved = session.work, session.state.position, session.resolved
     samples = session.data.splits[claimed.split]
     plots.curves(work.journal.replay(), place.plots / "curves.png")

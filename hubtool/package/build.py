@@ -40,6 +40,7 @@ from hubtool.records.package import MANIFEST_NAME, Layout, PackageManifest, Snip
 from hubtool.records.recipe import Card
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result
+from hubtool.records.seed_bands import SEEDS_NAME
 from hubtool.records.strict import Record
 
 # Write the model and its golden logits into the directory; tell which layout it has.
@@ -187,6 +188,8 @@ def _copy_run(run_dir: Path, temp: Path, directories: tuple[str, ...], *, with_i
             raise IntegrityError(
                 "E-EVIDENCE", "it was changed after the claims were made", where=path, do="train again with --new"
             )
+    if (run_dir / SEEDS_NAME).is_file():
+        write_inside(temp / SEEDS_NAME, (run_dir / SEEDS_NAME).read_bytes())
     copy_plots(run_dir, temp, with_images=with_images)
     copy_logs(run_dir, temp, with_images=with_images, directories=directories)
 

@@ -15,7 +15,7 @@ from hubtool.core.errors import IntegrityError
 from hubtool.package import licenses
 from hubtool.package.privacy import LOG_NAME
 from hubtool.records.backbone import BackboneEntry, LayerTable
-from hubtool.records.claims import SHARES, Claim
+from hubtool.records.claims import SHARES, Claim, tolerance_of
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Environment
 from hubtool.records.log import Event
@@ -23,6 +23,7 @@ from hubtool.records.package import Layout, Snippet, Snippets
 from hubtool.records.recipe import Card, Recipe
 from hubtool.records.resolve import ResolvedRecipe, resolve
 from hubtool.records.run import Result
+from hubtool.records.seed_bands import SEEDS_NAME, Band, Seeds
 from hubtool.records.tasks import TASKS, Task
 
 BACKBONE_NAME = "evidence/backbone.json"
@@ -101,6 +102,7 @@ class Facts:
     license: licenses.License
     layers: LayerTable | None
     snippets: tuple[Snippet, ...]
+    seeds: Seeds | None = None
 
     @property
     def task(self) -> Task:
@@ -151,6 +153,12 @@ class Facts:
         chooser = self.result.selected.metric.partition("/")[0]
         return any(row.claim.split == chooser for row in self.claims)
 
+    @property
+    def bands(self) -> tuple[tuple[str, Band], ...]:
+        """Of the claims that other seeds give another value: title, mean and standard deviation."""
+        found = ((row.title, self.seeds.band(row.claim.metric)) for row in self.claims if self.seeds is not None)
+        return tuple((title, band) for title, band in found if band is not None)
+
     @cached_property
     def epochs(self) -> EpochTable:
         return _epoch_table(self.directory / LOG_NAME, self)
@@ -186,6 +194,7 @@ def read_facts(directory: Path, layout: Layout) -> Facts:
         license=license_,
         layers=LayerTable.read(directory / LAYERS_NAME) if has_layers else None,
         snippets=Snippets.read(directory / SNIPPETS_NAME).snippets if has_snippets else (),
+        seeds=Seeds.read(directory / SEEDS_NAME) if (directory / SEEDS_NAME).is_file() else None,
     )
 
 
@@ -197,14 +206,14 @@ def _counted(num_classes: int, task: Task) -> str:
 
 def _claim_row(claim: Claim) -> ClaimRow:
     title, hub_id, meaning = METRICS.get(claim.metric, (claim.metric, claim.metric, ""))
-    is_share = claim.metric in SHARES
+    is_share, half = claim.metric in SHARES, tolerance_of(claim.metric, claim.value, claim.num_samples)
     return ClaimRow(
         claim=claim,
         title=title,
         hub_id=hub_id,
         meaning=meaning,
-        low=max(0.0, claim.value - claim.tolerance) if is_share else None,
-        high=min(1.0, claim.value + claim.tolerance) if is_share else None,
+        low=max(0.0, claim.value - half) if is_share else None,
+        high=min(1.0, claim.value + half) if is_share else None,
     )
 
 

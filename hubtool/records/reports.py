@@ -29,11 +29,13 @@ class SearchReport(Record):
 
 
 class FinetuneReport(Record):
-    """``status`` finished (now), or already (a finished run was found). Paths are of this machine."""
+    """``status`` finished (now), or already (a finished run was found). ``has_seeds``: evidence/seeds.json gives the claims
+    their tolerance. Paths are of this machine."""
 
     run: str
     status: Literal["finished", "already"]
     result: Result
+    has_seeds: bool = False
 
 
 class PackReport(Record):

@@ -18,7 +18,8 @@ RESULT_SCHEMA: Literal["hubtool/result/v1"] = "hubtool/result/v1"
 class RunOptions(Record):
     """What changes no number; never digested, never packaged (it names paths of this machine).
 
-    ``backbone`` is the reference as it was named: the resolved recipe has no path of a ``local:`` one.
+    ``backbone`` is the reference as it was named: the resolved recipe has no path of a ``local:`` one. ``is_shown`` False
+    leaves the plots out.
     """
 
     data_dir: str
@@ -29,6 +30,7 @@ class RunOptions(Record):
     cache_limit_bytes: int | None = None
     use_cache: bool = True
     allow_drift: bool = False
+    is_shown: bool = True
     run: Run = Run()
 
 
