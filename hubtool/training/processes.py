@@ -50,7 +50,7 @@ class Group(Protocol):
     def num_processes(self) -> int: ...
 
     def sum_up(self, parameters: Sequence[Tensor], numbers: Sequence[float]) -> list[float]:
-        """Add up the gradients in place, and some numbers."""
+        """Add up the gradients in place, and some numbers. A parameter without a gradient in any process keeps none."""
         ...
 
     def chain(self, buffers: Sequence[Buffer], counts: Sequence[int]) -> None:
@@ -92,15 +92,17 @@ class Several:
         self._device = device
 
     def sum_up(self, parameters: Sequence[Tensor], numbers: Sequence[float]) -> list[float]:
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        if gradients:
-            flat = torch.cat([g.reshape(-1) for g in gradients])
-            self._sum(flat)
-            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.grad = part.view_as(parameter)
-        summed = torch.tensor(list(numbers), dtype=torch.float64, device=self._device)
+        has_gradient = [p.grad is not None for p in parameters]
+        summed = torch.tensor([*numbers, *has_gradient], dtype=torch.float64, device=self._device)
         self._sum(summed)
-        return [float(number) for number in summed]
+        found = [float(number) for number in summed]
+        used = [p for p, num in zip(parameters, found[len(numbers) :], strict=True) if num]
+        if used:
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in used])
+            self._sum(flat)
+            for parameter, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+                parameter.grad = part.view_as(parameter)
+        return found[: len(numbers)]
 
     def chain(self, buffers: Sequence[Buffer], counts: Sequence[int]) -> None:
         """k updates turn a value v into d^k·v + s: each process's s is found from what it began and ended with."""
@@ -196,6 +198,8 @@ def followers(num_processes: int, function: str, call: dict[str, Any]) -> Iterat
             codes = [process.wait(timeout=60) for process in started]
         finally:
             for process in started:  # they end when the first one is gone; one that does not is ended
+                assert process.stdin is not None
+                process.stdin.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=5)
                 process.kill()
@@ -207,7 +211,13 @@ def followers(num_processes: int, function: str, call: dict[str, Any]) -> Iterat
 
 
 _FOLLOW = """
-import importlib, json, sys
+import importlib, json, os, sys, threading
+
+def end_with_the_first_process():
+    os.read(0, 1)  # nothing ever comes; it ends when the first process is gone
+    os._exit(1)
+
+threading.Thread(target=end_with_the_first_process, daemon=True).start()
 module, name = sys.argv[1].split(":")
 getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
 """
@@ -217,7 +227,7 @@ def _start(function: str, call: dict[str, Any], meeting: Path) -> subprocess.Pop
     arguments = [sys.executable, "-c", _FOLLOW, function, json.dumps(call | {"meeting": str(meeting)})]
     environ = os.environ | {"OMP_NUM_THREADS": str(threads_each(call["num_processes"]))}
     return subprocess.Popen(
-        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environ, start_new_session=True
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environ, start_new_session=True
     )
 
 
