@@ -203,7 +203,10 @@ def finetune_text(report: FinetuneReport) -> str:
         + ("the frozen part equals the backbone bit for bit" if result.is_frozen_equal else "FROZEN PART CHANGED"),
         f"weights {result.weights_digest[:16]}",
     ]
-    lines += [f"seed band: {report.run}/evidence/seeds.json"] if report.has_seeds else []
+    if report.seeds is not None:
+        bands = [(claim.name, report.seeds.band(claim.metric)) for claim in result.claims]
+        over = [(name, f"{band.mean:.4f}", f"{band.sd:.4f}") for name, band in bands if band is not None]
+        lines += ["", table(over, (f"over {len(report.seeds.runs)} seeds", "mean", "sd"), right=(1, 2))]
     return "\n".join(lines)
 
 

@@ -19,7 +19,7 @@ from hubtool.records.reports import FinetuneReport
 from hubtool.records.resolve import resolve
 from hubtool.records.run import RunOptions
 from hubtool.records.rundir import RunDir, refuse_drift
-from hubtool.records.seed_bands import SEEDS_NAME
+from hubtool.records.seed_bands import SEEDS_NAME, Seeds
 
 __all__ = ["Inputs", "finetune", "train"]
 
@@ -36,6 +36,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     skip_bad: int = 0,
     allow_drift: bool = False,
     use_cache: bool = True,
+    cache_root: Path | None = None,
     cache_limit_bytes: int | None = None,
     num_processes: int = 1,
     num_seeds: int = 0,
@@ -46,6 +47,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     ``recipe`` is a file or a shipped name, ``data`` a directory of class folders. Raises UsageError (2), DataError (3),
     ConflictError (7) for a run in use or one that began with something else, NumericError (9), InterruptedRun.
     ``num_seeds`` more seeds are trained afterwards and give the claims their band; the run stays that of ``train.seed``.
+    ``cache_root`` is where the features of the frozen part are kept (HUBTOOL_HOME/cache/activations).
     ``num_processes`` share out the micro-batches of each step; under torchrun its own processes do.
     """
     if read_settings().torchrun_rank:
@@ -64,6 +66,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         skip_bad=skip_bad,
         cache_limit_bytes=cache_limit_bytes,
         use_cache=use_cache,
+        cache_root=None if cache_root is None else str(Path(cache_root).absolute()),
         allow_drift=allow_drift,
         run=chosen.run,
     )
@@ -101,8 +104,9 @@ def finetune(  # noqa: PLR0913 (the options of the command)
                 from hubtool.jobs.seeds import repeat
 
                 result = repeat(place, inputs, num_seeds, reporter=reporter)
-            has_seeds = (place.path / SEEDS_NAME).is_file()
-            return FinetuneReport(run=str(place.path), status=status, result=result, has_seeds=has_seeds)
+            path = place.path / SEEDS_NAME
+            seeds = Seeds.read(path) if path.is_file() else None
+            return FinetuneReport(run=str(place.path), status=status, result=result, seeds=seeds)
 
 
 def _refuse_early(run: Run, base_license: str | None) -> None:

@@ -10,6 +10,7 @@ from hubtool.records.backbone import BackboneEntry, FileDigest, Sha256
 from hubtool.records.claims import Verdict
 from hubtool.records.run import Result
 from hubtool.records.runs import Measured
+from hubtool.records.seed_bands import Seeds
 from hubtool.records.strict import Record
 
 
@@ -29,13 +30,13 @@ class SearchReport(Record):
 
 
 class FinetuneReport(Record):
-    """``status`` finished (now), or already (a finished run was found). ``has_seeds``: evidence/seeds.json gives the claims
-    their tolerance. Paths are of this machine."""
+    """``status`` finished (now), or already (a finished run was found). ``seeds`` is evidence/seeds.json where there
+    is one: the claims' tolerance is its band. Paths are of this machine."""
 
     run: str
     status: Literal["finished", "already"]
     result: Result
-    has_seeds: bool = False
+    seeds: Seeds | None = None
 
 
 class PackReport(Record):

@@ -32,7 +32,7 @@ def banded(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     recipe = finished.write_recipe(place / "recipe.yaml", RECIPE)
     plain = finetune(recipe, data=finished.data(), run=place / "run", device="cpu", num_workers=0)
     report = finetune(recipe, data=finished.data(), run=place / "run", device="cpu", num_workers=0, num_seeds=3)
-    assert report.status == "already" and report.has_seeds and not plain.has_seeds
+    assert report.status == "already" and report.seeds and not plain.seeds
     assert report.result.weights_digest == plain.result.weights_digest
     assert [c.value for c in report.result.claims] == [c.value for c in plain.result.claims]
     return RunDir(place / "run")
@@ -93,5 +93,9 @@ def test_the_package_carries_and_checks_it(banded: RunDir, tmp_path: Path) -> No
 def test_the_command(banded: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["finetune", str(banded.path.parent / "recipe.yaml"), "--data", str(finished.data())]
     assert run([*words, "--run", str(banded.path), "--device", "cpu", "--workers", "0", "--seeds", "3"]) == 0
-    assert f"seed band: {banded.path}/evidence/seeds.json" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    band = Seeds.read(banded.path / SEEDS_NAME).band("loss")
+    assert band is not None
+    assert text.splitlines()[-1].split() == ["val/loss", f"{band.mean:.4f}", f"{band.sd:.4f}"]
+    assert "over 4 seeds" in text
     assert run([*words, "--seeds", "1"]) == 2
