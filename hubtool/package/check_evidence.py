@@ -11,6 +11,7 @@ import numpy as np
 
 from hubtool.core.digests import sha256_file
 from hubtool.core.errors import IntegrityError
+from hubtool.package.check_recipe import recipe
 from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
 from hubtool.package.front import EVAL_NAME, eval_results
 from hubtool.package.privacy import LOG_NAME
@@ -278,6 +279,7 @@ def _config(facts: Facts) -> dict[str, Any]:
 
 CHECKS: dict[str, Callable[[Facts], Findings]] = {
     "digests": digests,
+    "recipe": recipe,
     "claims from evidence": claims,
     "log": log,
     "class names": classes,

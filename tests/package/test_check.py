@@ -120,6 +120,19 @@ def add_file(name: str, data: bytes) -> Callable[[Path], None]:
     return change
 
 
+def on_the_command_line(*overrides: str) -> Callable[[Path], None]:
+    def change(package: Path) -> None:
+        with (package / "recipe.yaml").open("a") as stream:
+            stream.writelines(f"# on the command line: {override}\n" for override in overrides)
+
+    return change
+
+
+def change_a_line(package: Path) -> None:
+    edit("recipe.yaml", "epochs: 3", "epochs: 5")(package)
+    on_the_command_line("train.epochs=9")(package)
+
+
 def remove(name: str) -> Callable[[Path], None]:
     return lambda package: (package / name).unlink()
 
@@ -248,6 +261,10 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
         r"resolved.json",
     ),
     "recipe.yaml": (edit("recipe.yaml", "lr: 0.05", "lr: 0.06"), False, False, r"recipe.yaml"),
+    "recipe.yaml, sealed": (edit("recipe.yaml", "lr: 0.05", "lr: 0.06"), True, True, r"recipe.yaml"),
+    "recipe of another backbone": (edit("recipe.yaml", "resnet18", "resnet34"), True, True, r"recipe.yaml"),
+    "a line of the command line": (change_a_line, True, True, r"recipe.yaml"),
+    "recipe that is none": (edit("recipe.yaml", "freeze:", "freez:"), True, True, r"recipe.yaml.*"),
     "target of a picture": (set_json("data.json", "splits", "train", 0, "target", value=2), True, True, r"data.json"),
     "picture of the data": (
         set_json("data.json", "splits", "val", 0, "sha256", value="0" * 64),
@@ -369,6 +386,21 @@ def test_a_person_may_write_between_the_markers(package: Path) -> None:
     append_person("Made for the *museum's* shop: see [the report](report.pdf), 12 % better. Commit " + "0af1" * 10)(
         package
     )
+    assert wrong(package) == {}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.epochs=3",),
+        ("train.epochs=9", "train.epochs=3"),
+        ("train.epochs=9", "run.card.title=Pets"),
+        ("freeze.through=stage3",),
+    ],
+)
+def test_what_was_said_on_the_command_line_is_part_of_the_recipe(overrides: tuple[str, ...], package: Path) -> None:
+    on_the_command_line(*overrides)(package)
+    reseal(package, card=True)
     assert wrong(package) == {}
 
 
