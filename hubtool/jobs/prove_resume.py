@@ -83,7 +83,9 @@ def prove_resume(
 
 
 def _start(call: dict[str, Any], run: RunDir) -> subprocess.Popen[bytes]:
-    arguments = [sys.executable, "-c", _CHILD, json.dumps(call | {"run": str(run.path)})]
+    """With a cache of its own: one that the other run has filled would hide what a kill does to a half-written one."""
+    own = {"run": str(run.path), "cache_root": str(run.path.with_name(f"{run.path.name}-activations"))}
+    arguments = [sys.executable, "-c", _CHILD, json.dumps(call | own)]
     return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -261,11 +261,16 @@ def _open(
         phases=ready.phases,
         state=state,
         digests=tensor_digests(ready.model.state_dict()),
-        cache_root=read_settings().home / "cache" / "activations" if options.use_cache else None,
+        cache_root=_cache_root(options),
         cache_limit_bytes=options.cache_limit_bytes,
     )
     stack.callback(session.close)
     return session
+
+
+def _cache_root(options: RunOptions) -> Path | None:
+    root = Path(options.cache_root) if options.cache_root else read_settings().home / "cache" / "activations"
+    return root if options.use_cache else None
 
 
 def _loaders(inputs: Inputs) -> dict[str, Any]:

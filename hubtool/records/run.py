@@ -29,6 +29,7 @@ class RunOptions(Record):
     skip_bad: int = 0
     cache_limit_bytes: int | None = None
     use_cache: bool = True
+    cache_root: str | None = None
     allow_drift: bool = False
     is_shown: bool = True
     run: Run = Run()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hubtool.jobs.finetune import finetune
-from hubtool.jobs.prove_resume import _differences, prove_resume
+from hubtool.jobs.prove_resume import _differences, _finish, prove_resume
 from hubtool.records.rundir import RunDir
 from jobs.test_finetune import RECIPE, draw_pictures
 
@@ -33,6 +33,14 @@ def test_one_changed_number_is_a_difference_that_is_named(tmp_path: Path) -> Non
     path = other.path / "result.json"
     path.write_text(path.read_text().replace(digest, "0" * 64))
     assert "weights_digest" in _differences(whole, other)
+
+
+def test_each_run_keeps_its_own_activations(tmp_path: Path) -> None:
+    """A cache that the whole run has filled would hide what a kill does to a half-written one."""
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    call = {"recipe": str(tmp_path / "mine.yaml"), "data": str(draw_pictures(tmp_path / "pictures"))}
+    _finish(call | {"device": "cpu", "num_workers": 0, "overrides": ["train.epochs=1"]}, RunDir(tmp_path / "whole"))
+    assert len(list((tmp_path / "whole-activations").glob("*/rows.bin"))) == 1
 
 
 @pytest.mark.prove
