@@ -116,10 +116,14 @@ def write_json(path: Path, value: object, *, mode: int = 0o644, disk: Disk = DIS
     write_chunks(path, [canonical_json(value), b"\n"], mode=mode, disk=disk)
 
 
-def make_dirs(path: Path) -> None:
-    """``mkdir -p`` with our error."""
+def make_dirs(path: Path, *, disk: Disk = DISK) -> None:
+    """``mkdir -p`` with our error; what is made is durable."""
     try:
+        missing = [place for place in (path, *path.parents) if not place.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for place in missing:
+            with contextlib.suppress(PermissionError):  # a directory that may be written but not read
+                disk.fsync_dir(place.parent)
     except FileExistsError as error:
         raise StorageError("E-DISK-NOTDIR", "a file stands where a directory is needed", where=str(path)) from error
     except OSError as error:

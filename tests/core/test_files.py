@@ -115,3 +115,17 @@ def test_walk_refuses_what_is_no_plain_file(tmp_path: Path, kind: str) -> None:
         (root / "x").symlink_to(goals[kind])
     with pytest.raises(SecurityError):
         list(safe_walk(root))
+
+
+def test_the_parents_of_what_is_made_are_synced(tmp_path: Path) -> None:
+    synced: list[Path] = []
+
+    class Recording(Disk):
+        def fsync_dir(self, path: Path) -> None:
+            synced.append(path)
+            super().fsync_dir(path)
+
+    files.make_dirs(tmp_path / "a" / "b", disk=Recording())
+    assert synced == [tmp_path / "a", tmp_path]
+    files.make_dirs(tmp_path / "a" / "b", disk=Recording())
+    assert len(synced) == 2
