@@ -10,19 +10,22 @@ from hubtool.records.backbone import Preprocess, Sha256
 from hubtool.records.environment import Numerics
 from hubtool.records.strict import Record
 
+PIXELS = 1  # to be raised when decoding, cropping or augmenting gives other pixels
 SCHEMA: Literal["hubtool/activations/v1"] = "hubtool/activations/v1"
 
 
 class ActivationsKey(Record):
     """What the activations of a picture depend on, beside the picture and the draw of its augmentation.
 
-    ``weights`` is over the digests of the frozen tensors, ``micro_size`` the one batch shape they are computed in.
+    ``weights`` is over the digests of the frozen tensors, ``micro_size`` the one batch shape they are computed in, ``pixels``
+    the version of how a file becomes the pixels of a draw.
     """
 
     schema_: Annotated[Literal["hubtool/activations/v1"], Field(alias="schema")] = SCHEMA
     architecture: str
     weights: Sha256
     cut: str
+    pixels: int = PIXELS
     preprocess: Preprocess
     precision: str
     micro_size: int

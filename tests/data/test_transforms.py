@@ -20,6 +20,8 @@ from data.made import picture
 from hubtool.core.errors import UsageError
 from hubtool.core.seeds import Address
 from hubtool.data import crops, policies, transforms
+from hubtool.data.images import draw_pictures
+from hubtool.records.activations import PIXELS
 from hubtool.records.backbone import CropMode, Interpolation, Preprocess
 
 SIZES = [(40, 30), (30, 40), (33, 33), (32, 32), (7, 90), (1, 1), (500, 31)]
@@ -208,3 +210,14 @@ def test_draws_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_other_pixels_are_another_version_of_kept_features() -> None:
+    """Who changes what a file becomes raises ``PIXELS``: features of the old pixels would be taken for those of the new."""
+    (drawn,) = draw_pictures(7, 1)
+    pre = Preprocess(img_size=(24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    address = Address(purpose="augment", step=1, index=2)
+    shown = [transforms.preprocess(drawn, pre), transforms.augment(drawn, pre, "light", address, 3)]
+    found = [[float(x) for x in (x_CHW.mean(), x_CHW.std(), x_CHW[0, 3, 5])] for x_CHW in shown]
+    assert PIXELS == 1
+    assert found == [pytest.approx(row, abs=0.02) for row in ([0.25, 0.9, -1.42], [0.28, 0.9, -0.7])]
