@@ -83,7 +83,9 @@ class Checkpoints:
             pending.result()
 
     def close(self) -> None:
+        """End the writer; raises what kept the last checkpoint from being durable."""
         self._writer.shutdown(wait=True)
+        self.wait()
 
     def newest_valid(self) -> tuple[Path, Position] | None:
         """The newest checkpoint whose every digest holds, and whose best one does; ``skipped`` says what was passed over.

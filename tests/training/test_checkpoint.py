@@ -208,6 +208,14 @@ def test_a_save_in_the_background_fails_at_the_next_call(tmp_path: Path) -> None
     assert names(checkpoints) == ["e003"]
 
 
+def test_a_save_in_the_background_that_fails_last_is_not_lost(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, disk=FailingDisk(0, "ENOSPC"))
+    checkpoints.publish_soon(make_state(1))
+    with pytest.raises(StorageError, match="disk is full"):
+        checkpoints.close()
+    checkpoints.close()
+
+
 def test_the_averages_are_what_is_selected(tmp_path: Path) -> None:
     state = make_state(1)
     averages = {f"{name}/ema": torch.full_like(value, 7.0) for name, value in state.tensors.items()}
