@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,11 +174,14 @@ def _train(
     group: Group,
     reporter: Reporter,
 ) -> Result:
+    from hubtool.training.numerics import nondeterministic_operations
+
     with ExitStack() as stack:
+        random = stack.enter_context(nondeterministic_operations())
         session = _open(place, inputs, ready, drift, group, stack, reporter)
         cut, val_feed = _fit_phases(session)
         session.select()
-        return _finish(place, inputs, session, cut, val_feed)
+        return _finish(place, inputs, session, cut, val_feed, random)
 
 
 def _follow(place: RunDir, group: Group) -> None:
@@ -317,7 +321,7 @@ def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
     return cut, *session.feeds(phase, cut)
 
 
-def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
+def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed, random: Sequence[str]) -> Result:
     """Evidence first, then what is compiled from it, ``result.json`` last."""
     from hubtool.backbones.weights import state_digest, tensor_digests
     from hubtool.jobs.shown import show_end
@@ -340,6 +344,10 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     model: Any = session.work.model
     trained = {name for phase in session.phases for name in phase.trainable}
     untouched = tensor_digests(session.untouched())
+    if random:
+        session.work.reporter.warn(
+            f"the weights are not exact, there is no deterministic kernel of {', '.join(random)}"
+        )
     result = Result(
         claims=metrics.claims_of(task, claimed, evidence=evidence, evidence_sha256=digest, threshold=threshold),
         recipe_digest=inputs.resolved.digest(),
@@ -357,7 +365,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
         num_params=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for name, p in model.named_parameters() if name in trained),
         num_skipped=len(inputs.data.skipped),
-        numerics=position.numerics,
+        numerics=position.numerics.model_copy(update={"is_deterministic": not random}),
         drift=position.drift,
         wall_s=round(position.wall_s, 3),
         threshold=threshold,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +16,7 @@ import hubtool
 from hubtool.core.errors import UsageError
 from hubtool.records.environment import Environment, Numerics
 
+_NO_KERNEL = " does not have a deterministic implementation"
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
@@ -65,6 +69,25 @@ def set_numerics(
         memory_format=memory_format,
         libraries={name: version for name in (*_LIBRARIES, *libraries) if (version := _version(name))},
     )
+
+
+@contextlib.contextmanager
+def nondeterministic_operations() -> Iterator[list[str]]:
+    """What torch warns of within the block: operations that ran without a deterministic kernel. Other warnings go on."""
+    found: list[str] = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", message=f".*{_NO_KERNEL}")
+        show = warnings.showwarning
+
+        def keep(message: Any, *arguments: Any, **options: Any) -> None:
+            name, is_ours, _ = str(message).partition(_NO_KERNEL)
+            if not is_ours:
+                show(message, *arguments, **options)
+            elif name not in found:
+                found.append(name)
+
+        warnings.showwarning = keep
+        yield found
 
 
 def memory_format_of(model: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,19 @@ def test_a_phase_that_early_stopping_leaves_out_is_not_prepared(
     report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
     assert report.result.selected.epoch <= 2
     assert tried == [True]
+
+
+def test_an_operation_without_a_deterministic_kernel_is_said(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warning is the one that torch gives on a GPU."""
+    select = Session.select
+
+    def warned(session: Session) -> Any:
+        warnings.warn("bicubic_backward_cuda does not have a deterministic implementation, but …", stacklevel=1)
+        return select(session)
+
+    monkeypatch.setattr(Session, "select", warned)
+    given = call(shared, tmp_path / "run", "train.epochs=1")
+    report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
+    assert not report.result.numerics.is_deterministic
