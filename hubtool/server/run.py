@@ -64,6 +64,7 @@ def make_server(root: Path, site: Site) -> uvicorn.Server:
         create_app(root, site),
         http=PatientProtocol,
         ws="none",
+        loop="asyncio",  # one loop everywhere, whatever else is installed beside us
         lifespan="on",
         log_config=None,
         access_log=False,
