@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.core.digests import sha256_file
+from hubtool.core.digests import sha256_file, tensors_digest
 from hubtool.core.errors import IntegrityError
 from hubtool.package.check_recipe import recipe
 from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
@@ -232,12 +232,34 @@ def weights(facts: Facts) -> Findings:
             yield _wrong("model.safetensors", f"the tensor {name} {what}")
     if packed.tensors == now.tensors and packed.weights_digest != now.weights_digest:
         yield _wrong(WEIGHTS_NAME, "the digest over all tensors is not that of the files")
+    if not _is_trained(facts, packed):
+        trained = facts.result.weights_digest
+        yield _wrong(WEIGHTS_NAME, f"packed were {packed.weights_digest[:16]}…, result.json says {trained[:16]}…")
     for file_name in WEIGHTS_FILES:
         if (facts.directory / file_name).is_file():
             with opened(facts.directory / file_name) as tensors:
                 for name, dtype, _, view in tensors:
                     if not _is_finite(dtype, view):
                         yield _wrong(file_name, f"the tensor {name} holds NaN or Inf")
+
+
+def _is_trained(facts: Facts, packed: PackedWeights) -> bool:
+    """Whether the packed tensors are those of the result, where packing loses nothing; True where it cannot be told.
+
+    A linear head in place of a 1x1 convolution was trained under ``.layer``, in two dimensions."""
+    head, wanted = facts.resolved.head, facts.result.weights_digest
+    is_kept = facts.layout == "timm" and facts.resolved.backbone.library == "timm" and facts.task.name != "binary"
+    if not is_kept or (head.mode, head.type) != ("replace", "linear") or packed.weights_digest == wanted:
+        return True
+    with opened(facts.directory / WEIGHTS_FILES[0]) as tensors:
+        for name, _, shape, _ in tensors:
+            path = name.removesuffix(".weight")
+            if path != name and shape[:1] + shape[2:] == (len(facts.data.classes), 1, 1):
+                layer = {f"{path}.weight": f"{path}.layer.weight", f"{path}.bias": f"{path}.layer.bias"}
+                renamed = [(layer.get(t[0], t[0]), t[1], t[2][:2] if t[0] in layer else t[2], t[3]) for t in tensors]
+                if tensors_digest(renamed) == wanted:
+                    return True
+    return False
 
 
 def _is_finite(dtype: str, view: memoryview) -> bool:

@@ -18,6 +18,7 @@ from hubtool.core.digests import sha256_file
 from hubtool.core.errors import HubtoolError, NotFoundError
 from hubtool.package import build, check
 from hubtool.package import card as cards
+from hubtool.package.tensors import packed_weights
 from hubtool.records.evidence import Predictions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from package import made
@@ -102,6 +103,11 @@ def a_tensor(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path]
         (package / "model.safetensors").write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
     return apply
+
+
+def other_weights(package: Path) -> None:
+    a_tensor(last_bit)(package)
+    packed_weights(package).write(package / "evidence" / "weights.json")
 
 
 def nan(tensors: dict[str, np.ndarray]) -> None:
@@ -290,6 +296,13 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     # weights
     "one byte of weights": (flip("model.safetensors", -1), False, False, r"model.safetensors"),
     "one bit of weights, sealed": (a_tensor(last_bit), True, True, r"model.safetensors"),
+    "other weights, packed anew": (other_weights, True, True, r"evidence/weights.json"),
+    "weights of another training": (
+        set_json("result.json", "weights_digest", value="0" * 64),
+        True,
+        True,
+        r"evidence/weights.json",
+    ),
     "a tensor missing": (a_tensor(lambda t: t.pop("fc.bias")), True, True, r"model.safetensors"),
     "a tensor more": (a_tensor(lambda t: t.update(extra=np.ones(2, np.float32))), True, True, r"model.safetensors"),
     "NaN in the weights": (a_tensor(nan), True, True, r"model.safetensors"),
