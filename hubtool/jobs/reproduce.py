@@ -206,6 +206,7 @@ def _train(attempt: Attempt, data: DataManifest, backbone: PullReport, run_dir: 
         backbone=attempt.resolved.backbone.ref,
         device=device,
         num_workers=num_workers(),
+        use_cache=False,  # rows that the first training kept here are what is to be measured again
         run=Run(log=Log(tensorboard=False), keep_checkpoints=1),
     )
     inputs = Inputs(

@@ -26,6 +26,7 @@ from hubtool.records.evidence import Golden
 from hubtool.records.package import MANIFEST_NAME
 from hubtool.records.reports import Reproduction
 from hubtool.records.resolve import ResolvedRecipe
+from hubtool.records.run import RunOptions
 from hubtool.server.embedded import EmbeddedHub
 from jobs import finished
 
@@ -141,6 +142,10 @@ def test_exact_on_this_machine(package: Path, hub: str, tmp_path: Path) -> None:
     assert record.measured_weights_digest == record.claimed_weights_digest
     assert Path(report.report).name == f"{record.id}.json"
     assert str(tmp_path) not in Path(report.report).read_text()
+    assert report.run is not None
+    assert not RunOptions.read(Path(report.run) / "options.json").use_cache, (
+        "rows of the first training measure nothing"
+    )
     again = reproduce("me/bars", data=finished.data(), hub=hub, out=tmp_path / "again")
     assert again.run != report.run, "a finished training is never taken for a new measurement"
     assert again.report == report.report
