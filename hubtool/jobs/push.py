@@ -55,7 +55,6 @@ def push(  # noqa: PLR0913  one keyword for each option of the command
         before = plan.parent
         commit = sending.push(opened, plan, place, message=commit_message)
         is_new = commit != before
-        reporter.say(f"{'pushed' if is_new else 'already pushed'}: {repo_id}@{commit[:8]}, read back and verified")
         published = Published(repo_id=repo_id, hub=opened.name, commit=commit, license=manifest.license)
         add_published(read_settings().home / FILE_NAME, published)
         return _report(opened, plan, commit, is_new)
