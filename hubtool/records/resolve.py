@@ -28,7 +28,8 @@ class PinnedBackbone(Record):
     files: tuple[FileDigest, ...]
 
     def digest(self) -> str:
-        """Over what was loaded, so that one content from two places is one backbone; random weights have the seed's."""
+        """Over what was loaded, so that one content from two places is one backbone; random weights are named as such
+        (their seed is the recipe's)."""
         files = sorted((f.path, f.sha256) for f in self.files) if self.pretrained else "random"
         return sha256_json([self.architecture, files])
 
