@@ -71,7 +71,7 @@ def timm_families() -> dict[str, str]:
 
 
 def try_one(reference: str, family: str, directory: Path | None = None) -> Row:
-    """Everything issue B asks of a family, with random weights."""
+    """Everything that is promised of a family, with random weights."""
     started = time.perf_counter()
     ref = parse_backbone_ref(reference)
     row = Row(library=ref.source, family=family, name=ref.name if directory is None else family)
