@@ -169,3 +169,8 @@ def _shared_file(size_bytes: int) -> int:
             fd = os.dup(stream.fileno())
     os.ftruncate(fd, size_bytes)
     return fd
+
+
+def default_workers() -> int:
+    """Half the cores, two at least where there are two: the other half computes. How many there are changes no byte."""
+    return max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) // 2)

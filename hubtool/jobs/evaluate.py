@@ -10,7 +10,8 @@ from hubtool.core.digests import sha256_file
 from hubtool.core.errors import UsageError
 from hubtool.core.files import publish_dir, safe_walk, write_inside
 from hubtool.core.progress import SILENT, Reporter
-from hubtool.jobs.predict import Device, default_workers, opened, run_model
+from hubtool.data.pool import default_workers
+from hubtool.jobs.predict import Device, opened, run_model
 from hubtool.jobs.target import Loaded, find_target, label_of
 from hubtool.records import metrics
 from hubtool.records.backbone import FileDigest

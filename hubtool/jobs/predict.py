@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from hubtool.core.files import make_dirs
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.refs import parse_repo_ref
 from hubtool.core.settings import read_settings
+from hubtool.data.pool import default_workers
 from hubtool.jobs.target import Loaded, find_target, load
 from hubtool.records import metrics
 from hubtool.records.dataset import Sample
@@ -131,10 +131,6 @@ def run_model(
             )
     finally:
         loader.close()
-
-
-def default_workers() -> int:
-    return max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) // 2)
 
 
 def _samples(images: list[Path], reporter: Reporter) -> tuple[Sample, ...]:

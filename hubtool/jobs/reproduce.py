@@ -14,7 +14,8 @@ from hubtool.core.errors import NotFoundError, UsageError
 from hubtool.core.files import make_dirs
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.refs import RepoRef, parse_repo_ref
-from hubtool.jobs.verify import check_package, compare_claims, num_workers, predict_package
+from hubtool.data.pool import default_workers
+from hubtool.jobs.verify import check_package, compare_claims, predict_package
 from hubtool.package.facts import WEIGHTS_NAME
 from hubtool.package.matching import Match, match
 from hubtool.package.tensors import packed_weights
@@ -153,7 +154,7 @@ def _match(attempt: Attempt) -> Match:
         val_fraction=resolved.data.val_fraction,
         in_chans=resolved.preprocess.in_chans,
         skip_bad=len(published.skipped),
-        num_workers=num_workers(),
+        num_workers=default_workers(),
         reporter=attempt.reporter,
     )
     return match(published, here)
@@ -205,7 +206,7 @@ def _train(attempt: Attempt, data: DataManifest, backbone: PullReport, run_dir: 
         data_dir=str(attempt.data_dir.absolute()),
         backbone=attempt.resolved.backbone.ref,
         device=device,
-        num_workers=num_workers(),
+        num_workers=default_workers(),
         use_cache=False,  # rows that the first training kept here are what is to be measured again
         run=Run(log=Log(tensorboard=False), keep_checkpoints=1),
     )

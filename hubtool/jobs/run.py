@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from hubtool.core.digests import sha256_file
 from hubtool.core.errors import HubtoolError, IntegrityError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
+from hubtool.data.pool import default_workers
 from hubtool.records import metrics, rundir
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
@@ -399,7 +399,4 @@ def _refuse_other_value(session: Session, claimed: Predictions) -> None:
 
 
 def num_workers_of(options: RunOptions) -> int:
-    """Half the cores, two at least where there are two: the other half computes."""
-    if options.num_workers is not None:
-        return options.num_workers
-    return max(min(2, os.cpu_count() or 1), (os.cpu_count() or 1) // 2)
+    return default_workers() if options.num_workers is None else options.num_workers

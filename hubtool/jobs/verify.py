@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from hubtool.core.errors import HubtoolError, UsageError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.refs import parse_repo_ref
+from hubtool.data.pool import default_workers
 from hubtool.package import check
 from hubtool.package.facts import GOLDEN_NAME
 from hubtool.package.matching import match
@@ -95,7 +95,7 @@ def _evaluated_again(directory: Path, data: Path, reporter: Reporter) -> tuple[C
             task=resolved.task,
             labels=resolved.data.labels,
             in_chans=resolved.preprocess.in_chans,
-            num_workers=num_workers(),
+            num_workers=default_workers(),
             reporter=reporter,
         )
         matched = match(published, here, (split,))
@@ -138,7 +138,7 @@ def predict_package(
     resolved = ResolvedRecipe.read(directory / "resolved.json")
     device, _ = numerics.set_numerics("auto")
     loader = ImageLoader(
-        data, samples, preprocess=resolved.preprocess, policy="none", seed=0, num_workers=num_workers()
+        data, samples, preprocess=resolved.preprocess, policy="none", seed=0, num_workers=default_workers()
     )
     try:
         with reporter.task("evaluate", total=len(samples), unit="picture") as bar:
@@ -154,10 +154,6 @@ def predict_package(
             )
     finally:
         loader.close()
-
-
-def num_workers() -> int:
-    return min(2, os.cpu_count() or 1)
 
 
 __all__ = ["check_package", "compare_claims", "predict_package", "verify"]
