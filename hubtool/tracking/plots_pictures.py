@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hubtool.tracking.plots_style import RIGHT, WRONG, figure, shorten, written
+from hubtool.tracking.plots_style import DPI, RIGHT, WRONG, figure, shorten, written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_THUMBNAILS = 2000
 THUMBNAIL_SIZE = 32
+_CELL = (1.75, 2.25)  # inches: a picture with its lines
+_SIDE = 1.55  # inches: the square a picture stands in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,37 +36,51 @@ class Shown:
 
 
 def predictions(shown: Sequence[Shown], path: Path, *, title: str = "predictions") -> tuple[Path, Path]:
-    """A grid of pictures: right ones framed in green with a tick, wrong ones in red with a cross and the true class."""
+    """A grid of pictures: right ones framed in green with a tick, wrong ones in red with a cross and the true class.
+
+    All stand in one pair of axes, in inches from the upper left corner, made as large as they are shown before they are
+    drawn: a pair of axes for each, and resampling by matplotlib, take six times as long.
+    """
     num_columns = min(6, max(1, len(shown)))
     num_rows = max(1, -(-len(shown) // num_columns))
-    with figure(1.75 * num_columns + 0.2, 2.25 * num_rows + 0.4, path) as fig:
-        axes = fig.subplots(num_rows, num_columns, squeeze=False).ravel()
-        for axis, one in zip(axes, shown, strict=False):
-            _draw(axis, one)
-        for axis in axes[len(shown) :]:
-            axis.set_axis_off()
-        fig.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    width, height = _CELL[0] * num_columns + 0.2, _CELL[1] * num_rows + 0.4
+    with figure(width, height, path, is_laid_out=True) as fig:
+        axes = fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        axes.text(0.1, 0.22, title, fontsize=10.5, va="center")
+        for number, one in enumerate(shown):
+            row, column = divmod(number, num_columns)
+            _draw(axes, one, left=0.15 + _CELL[0] * column, top=0.4 + _CELL[1] * row)
+        axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return written(path)
 
 
-def _draw(axis: Any, one: Shown) -> None:
+def _draw(axes: Any, one: Shown, *, left: float, top: float) -> None:
+    """One picture in the middle of its square, framed, and the lines below it."""
+    from matplotlib.patches import Rectangle
+
     color = RIGHT if one.is_right else WRONG if one.is_right is not None else "#555555"
-    axis.imshow(np.asarray(one.image.convert("RGB")), interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.grid(False)
-    for side in axis.spines.values():
-        side.set_visible(True)
-        side.set_color(color)
-        side.set_linewidth(2.4)
-        side.set_linestyle("solid" if one.is_right is not False else (0, (3, 1.5)))
+    image = _fitted(one.image.convert("RGB"), round(_SIDE * DPI))
+    width, height = image.width / DPI, image.height / DPI
+    x, y = left + (_SIDE - width) / 2, top + (_SIDE - height) / 2
+    axes.imshow(np.asarray(image), extent=(x, x + width, y + height, y), interpolation="nearest", resample=False)
+    dash = "solid" if one.is_right is not False else (0, (3, 1.5))
+    axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=color, linewidth=2.4, linestyle=dash))
     mark = "" if one.is_right is None else "✓ " if one.is_right else "✗ "
     lines = [f"{mark}{shorten(one.predicted, 14)} · {one.confidence:.0%}"]
     if one.is_right is False:
         lines.append(f"true: {shorten(one.truth, 15)}")
     if one.note:
         lines.append(one.note)
-    axis.set_xlabel("\n".join(lines), fontsize=8, color=color, labelpad=3)
+    below = y + height + 0.06
+    axes.text(left + _SIDE / 2, below, "\n".join(lines), fontsize=8, color=color, ha="center", va="top")
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """As large as fits into ``side`` x ``side`` pixels: smaller by averages, larger by whole pixels repeated."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
 
 
 def grid_png(pictures_NHWC: Array, *, max_pictures: int = 64) -> bytes:
