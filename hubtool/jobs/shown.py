@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from hubtool.training.session import Session
 
 Extra = Literal["graph", "embedding"]
+_NUM_LEARNT = (
+    8  # pictures behind the histograms of gradients: a whole micro-batch through the whole model takes seconds
+)
 
 
 def show_end(
@@ -68,7 +71,7 @@ def show_end(
 
 
 def _gradients(session: Session, batch: MicroBatch, x_BCHW: Any) -> dict[str, Array]:
-    """Of the loss of a micro-batch at the selected weights, in eval mode: nothing of the model moves."""
+    """Of the loss of a micro-batch's first pictures at the selected weights, in eval mode: nothing of the model moves."""
     from hubtool.training.feed import autocast
 
     work, model = session.work, session.work.model
@@ -76,8 +79,9 @@ def _gradients(session: Session, batch: MicroBatch, x_BCHW: Any) -> dict[str, Ar
     model.eval()
     model.zero_grad(set_to_none=True)
     with autocast(work.device, work.train.precision):
-        logits_BK = model(x_BCHW.to(work.device))
-    work.loss(getattr(logits_BK, "logits", logits_BK), work.targets[list(batch.samples)]).backward()
+        logits_BK = model(x_BCHW[:_NUM_LEARNT].to(work.device))
+    targets = work.targets[list(batch.samples[:_NUM_LEARNT])]
+    work.loss(getattr(logits_BK, "logits", logits_BK), targets).backward()
     found = {n: p.grad.float().cpu().numpy() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     for module, mode in modes.items():

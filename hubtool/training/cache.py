@@ -44,12 +44,14 @@ _ABOUT, _ROWS, _INDEX = "about.json", "rows.bin", "index.bin"
 class Activations:
     """One cache directory. ``rows`` finds, ``write`` appends (the lock must be held), ``read`` gathers.
 
-    ``is_dead``: it must not be read any more, by any of the feeds that share it.
+    ``is_dead``: it must not be read any more, by any of the feeds that share it. ``is_checked``: one of them has compared
+    rows with live features.
     """
 
     def __init__(self, root: Path, key: ActivationsKey, tensors: tuple[Activation, ...]) -> None:
         self.directory = root / key.digest()[:32]
         self.is_dead = False
+        self.is_checked = False
         self._tensors = tensors
         self._sizes = [_size_bytes(tensor) for tensor in tensors]
         self.row_bytes = sum(self._sizes)
@@ -182,7 +184,6 @@ class CachedFeed:
         limit_bytes: int | None,
         watch: Callable[[], None],
         reporter: Reporter,
-        is_checked: bool = False,
         is_shared: bool = False,
     ) -> None:
         self._live = live
@@ -192,7 +193,6 @@ class CachedFeed:
         self._limit_bytes = limit_bytes
         self._watch = watch
         self._reporter = reporter
-        self._is_checked = is_checked
         self._is_shared = is_shared
         self._rows: dict[Address, int] = {}
 
@@ -234,7 +234,7 @@ class CachedFeed:
         elif None in cache.rows(names):
             with self._held(cache):
                 cache.write(self._computed(self._missing(cache, names, wanted)))
-        if not self._is_checked:
+        if not cache.is_checked:
             self._check(cache, wanted)
         rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
         if len(rows) < len(wanted):
@@ -285,7 +285,7 @@ class CachedFeed:
 
     def _check(self, cache: Activations, wanted: list[Address]) -> None:
         """Compute one batch of rows again, in other company, and compare every bit."""
-        self._is_checked = True
+        cache.is_checked = True
         size = self._live.micro_size
         stride = max(1, len(wanted) // size)
         chosen = wanted[::-1][::stride][:size]

@@ -24,6 +24,7 @@ from hubtool.core.digests import sha256_bytes
 from hubtool.core.errors import HubtoolError, IntegrityError
 from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_leftovers, write_inside
 from hubtool.records.backbone import FileDigest
+from hubtool.records.evidence import Array
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
 
 TRAINABLE, OPTIMIZER, STATE, MANIFEST = "trainable.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
@@ -33,11 +34,15 @@ _INCOMPLETE = "never completed, it has no"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """Everything a run needs to go on: its position, the trained tensors by name, the optimizer's and the averages."""
+    """Everything a run needs to go on: its position, the trained tensors by name, the optimizer's and the averages.
+
+    ``best_logits_NK``, which no checkpoint holds, are those of the best epoch on val, where this process computed them.
+    """
 
     position: Position
     tensors: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    best_logits_NK: Array | None = None
 
     def with_sinks(self, ids: Mapping[str, str]) -> TrainState:
         """The same, knowing under which ids services know the run."""

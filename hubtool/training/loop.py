@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import Sample
+from hubtool.records.evidence import Predictions
 from hubtool.records.log import Event
 from hubtool.records.metrics import compute
 from hubtool.records.recipe import Train
@@ -89,6 +90,7 @@ def fit(
     train, plan, group = work.train, work.plan, work.group
     learner = Learner(work.model, train, phase, trained=trained, device=work.device, state=state)
     position, began, told = state.position, time.monotonic(), telling.Told()
+    best_logits_NK = state.best_logits_NK
     end_epoch = phase.first_epoch + phase.num_epochs
 
     def share_of(end_step: int) -> Iterator[MicroBatch]:
@@ -102,7 +104,7 @@ def fit(
     def snapshot() -> TrainState:
         wall_s = state.position.wall_s + time.monotonic() - began
         written = {"journal_size_bytes": work.journal.commit(), "wall_s": wall_s}
-        return learner.state(position.model_copy(update=written))
+        return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
 
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
@@ -129,10 +131,11 @@ def fit(
 
             wall_epoch_s, rate = time.monotonic() - epoch_began, told.end(position)
             with learner.averaged():
-                metrics = _validate(val_feed, cut, work)
-            if metrics is None:
+                validated = _validate(val_feed, cut, work)
+            if validated is None:
                 work.checkpoints.publish_soon(snapshot())
                 raise _stopped(work, position)
+            metrics = compute(work.task, validated.logits_NK, validated.targets)
             epoch_loss = position.loss_sum / position.num_seen
             log("epoch_loss", epoch_loss)
             log("wall_epoch_s", wall_epoch_s)
@@ -140,6 +143,8 @@ def fit(
             for tag, value in metrics.items():
                 log(tag, value, "val")
             position = judged(train, position, metrics)
+            if position.best is not None and position.best.epoch == position.epoch:
+                best_logits_NK = validated.logits_NK
             told.value = position.value
             bar.row(telling.row(train, position, metrics, loss=epoch_loss, rate=rate, wall_s=wall_epoch_s))
             work.checkpoints.publish_soon(snapshot())
@@ -199,8 +204,8 @@ def _stepped(position: Position, done: _Done) -> Position:
     )
 
 
-def _validate(feed: Feed, cut: Cut, work: Work) -> dict[str, float] | None:
-    """The metrics of val; None when a signal has ended it. (Several processes finish it: they have to agree.)"""
+def _validate(feed: Feed, cut: Cut, work: Work) -> Predictions | None:
+    """The predictions on val; None when a signal has ended it. (Several processes finish it: they have to agree.)"""
 
     def advance(_num: int) -> None:
         if work.stop.is_asked and work.group.num_processes == 1:
@@ -219,8 +224,7 @@ def _validate(feed: Feed, cut: Cut, work: Work) -> dict[str, float] | None:
         )
     except InterruptedRun:
         return None
-    found = predictions("val", work.val_samples, logits_NK)
-    return compute(work.task, found.logits_NK, found.targets)
+    return predictions("val", work.val_samples, logits_NK)
 
 
 def check_metric(train: Train, metrics: Mapping[str, float]) -> None:

@@ -18,7 +18,7 @@ from hubtool.records.activations import ActivationsKey
 from hubtool.records.backbone import Phase
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Difference, Numerics, differences
-from hubtool.records.evidence import Predictions
+from hubtool.records.evidence import Array, Predictions
 from hubtool.records.log import Event
 from hubtool.records.metrics import compute
 from hubtool.records.resolve import ResolvedRecipe
@@ -305,17 +305,27 @@ class Session:
         return self.state.position
 
     def predict(self, split: str, cut: Cut, feed: Feed) -> Predictions:
-        """The predictions of the model as it stands: the logits behind every claim."""
-        samples = self.data.splits[split]
-        logits_NK = infer(
+        """The predictions of the model as it stands: the logits behind every claim.
+
+        What the selecting epoch computed on val is not computed again, where its first micro-batch is found to have the
+        same bits now.
+        """
+        samples, kept_NK = self.data.splits[split], self.state.best_logits_NK
+        if split == "val" and kept_NK is not None and len(self.phases) == 1:
+            num = min(len(samples), self.work.plan.micro_size)
+            if np.array_equal(self._infer(cut, feed, num), kept_NK[:num]):
+                return predictions(split, samples, kept_NK)
+        return predictions(split, samples, self._infer(cut, feed, len(samples)))
+
+    def _infer(self, cut: Cut, feed: Feed, num_samples: int) -> Array:
+        return infer(
             feed,
             cut,
-            num_samples=len(samples),
+            num_samples=num_samples,
             micro_size=self.work.plan.micro_size,
             device=self.work.device,
             precision=self.work.train.precision,
         )
-        return predictions(split, samples, logits_NK)
 
     def close(self) -> None:
         for loader in self.loaders.values():

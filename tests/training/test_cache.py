@@ -46,7 +46,9 @@ class Told(SilentReporter):
         self.lines.append(text)
 
 
-def make_feed(root: Path, *, key: ActivationsKey = KEY, **changes: Any) -> tuple[CachedFeed, LiveFeed, StemCut, Told]:
+def make_feed(
+    root: Path, *, key: ActivationsKey = KEY, is_checked: bool = False, **changes: Any
+) -> tuple[CachedFeed, LiveFeed, StemCut, Told]:
     model = make_model()
     freeze_stem(model)
     cut, told = StemCut(model), Told()
@@ -54,8 +56,9 @@ def make_feed(root: Path, *, key: ActivationsKey = KEY, **changes: Any) -> tuple
     tensors = caches.describe(cut.prefix(torch.zeros(1, 3, 9, 9)))
     cut.num_rows = 0
     options = {"seed": 0, "policy": "none", "limit_bytes": 10**8, "watch": lambda: None, "reporter": told} | changes
-    feed = CachedFeed(live, Activations(root, key, tensors), make_samples(10), **options)
-    return feed, live, cut, told
+    cache = Activations(root, key, tensors)
+    cache.is_checked = is_checked
+    return CachedFeed(live, cache, make_samples(10), **options), live, cut, told
 
 
 def read_all(feed: Any) -> list[Features]:
@@ -89,6 +92,17 @@ def test_another_run_with_the_same_key_computes_only_the_check(tmp_path: Path) -
     feed, _, cut, _ = make_feed(tmp_path, key=other, is_checked=True)
     read_all(feed)
     assert cut.num_rows == 12
+
+
+def test_two_feeds_of_one_cache_are_checked_once(tmp_path: Path) -> None:
+    live = make_feed(tmp_path)[1]
+    cache = Activations(tmp_path, KEY, caches.describe(live.prefix(torch.zeros(1, 3, 9, 9))))
+    means = {"seed": 0, "policy": "none", "limit_bytes": 10**8, "watch": lambda: None, "reporter": Told()}
+    read_all(CachedFeed(live, cache, make_samples(10), **means))
+    cut = live._cut
+    cut.num_rows = 0  # type: ignore[attr-defined]
+    read_all(CachedFeed(live, cache, make_samples(10), **means))
+    assert cut.num_rows == 0  # type: ignore[attr-defined]
 
 
 @dataclass
@@ -173,19 +187,17 @@ def test_a_damaged_row_is_found_by_the_check_and_the_run_goes_on_live(tmp_path: 
     assert not directory.exists()
 
 
-def test_what_the_check_of_one_split_finds_ends_the_cache_of_both(tmp_path: Path) -> None:
+def test_what_the_check_of_one_feed_finds_ends_the_cache_of_both(tmp_path: Path) -> None:
     read_all(make_feed(tmp_path)[0])
     (directory,) = tmp_path.iterdir()
     data = bytes(byte ^ 1 for byte in (directory / "rows.bin").read_bytes())
     (directory / "rows.bin").write_bytes(data)
     feed, live, _, told = make_feed(tmp_path)
-    other, *_ = make_feed(tmp_path, is_checked=True)
+    other, _, _, other_told = make_feed(tmp_path)
     other._kept = feed._kept
-    batches = list(plain_batches(10, 4))
-    other.prepare(batches)
-    read_all(feed)
-    assert len(told.lines) == 1
-    assert equal(list(other.features(batches)), read_all(live))
+    read_all(other)
+    assert equal(read_all(feed), read_all(live))
+    assert (len(other_told.lines), told.lines) == (1, [])
 
 
 TWO = (Activation(dtype="float32", shape=(2,)),)
