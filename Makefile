@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench prove
+.PHONY: demo test check bench bench-full prove
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,4 +37,7 @@ prove: $(STAMP)
 bench: .venv/peers/.installed
 	$(BIN)/python -m benchmarks startup
 	$(BIN)/python -m benchmarks checkpoint
-	.venv/peers/bin/python -m benchmarks peers
+	.venv/peers/bin/python -m benchmarks peers --rounds 3
+
+bench-full: .venv/peers/.installed
+	.venv/peers/bin/python -m benchmarks peers --train 2000 --val 500 --long

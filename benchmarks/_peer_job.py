@@ -40,14 +40,18 @@ def read_job() -> Job:
 
 
 class Net(nn.Module):
-    """A timm model, channels last where it is convolutional, whose frozen modules stay in eval mode whoever calls train()."""
+    """A timm model, channels last where it is convolutional, whose frozen modules stay in eval mode whoever calls train().
 
-    def __init__(self, job: Job) -> None:
+    ``is_tuned`` False: its tensors lie as they come, as in a tutorial.
+    """
+
+    def __init__(self, job: Job, *, is_tuned: bool = True) -> None:
         super().__init__()
         import timm
 
         self.model = timm.create_model(f"local-dir:{job.backbone}", pretrained=True, num_classes=job.num_classes)
-        self.is_convolutional = any(isinstance(module, nn.Conv2d) and module.groups == 1 for module in self.convs())
+        has_convs = any(isinstance(module, nn.Conv2d) and module.groups == 1 for module in self.convs())
+        self.is_convolutional = is_tuned and has_convs
         if self.is_convolutional:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.frozen = self._freeze(job.trained)

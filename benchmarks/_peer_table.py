@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One kind of work, given to everybody. ``later_goal``: of a later epoch's ratio; ``later_goal_ms``: of its time."""
+    """One kind of work, given to ``peers``. ``later_goal``: of a later epoch's ratio; ``later_goal_ms``: of its time."""
 
     name: str
     title: str
@@ -20,6 +20,7 @@ class Row:
     lr: float
     augment: str = "none"
     views: int = 0
+    peers: tuple[str, ...] = ("timm",)
     goal: float | None = None
     later_goal: float | None = None
     later_goal_ms: float | None = None

@@ -11,8 +11,8 @@ import torch
 from benchmarks._peer_job import Job, Net, Report, loaders, read_job
 
 
-def train(job: Job) -> None:
-    net, report = Net(job), Report()
+def train(job: Job, net: Net) -> None:
+    report = Report()
     train_loader, val_loader = loaders(job, net)
     optimizer = torch.optim.AdamW(net.learning(), lr=job.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=job.epochs * len(train_loader))
@@ -50,4 +50,5 @@ def validate(job: Job, net: Net, loader: Any) -> float:
 
 
 if __name__ == "__main__":
-    train(read_job())
+    job = read_job()
+    train(job, Net(job))

@@ -1,6 +1,7 @@
-"""The same fine-tuning by hubtool and by tuned timm, the transformers Trainer, Lightning and fastai, side by side.
+"""The same fine-tuning by hubtool, a tutorial's loop, tuned timm, the transformers Trainer, Lightning and fastai, side by side.
 
-    make bench                                                everything, after the other two benchmarks
+    make bench                                                400 + 100 pictures, medians of three; after the other benchmarks
+    make bench-full                                           2,000 + 500 pictures, once, with the rows that take long
     .venv/peers/bin/python -m benchmarks peers --quick        tiny sizes: does the program work?
     .venv/peers/bin/python -m benchmarks peers --rows head-bf16,head-fp32 --train 2000 --val 500 --peers timm
 
@@ -35,15 +36,15 @@ from benchmarks._peer_data import draw_photos, make_backbone
 from benchmarks._peer_process import measure
 from benchmarks._peer_table import Line, Outcome, Row, line, markdown
 
-PEERS = {"timm": "timm", "trainer": "accelerate", "lightning": "lightning", "fastai": "fastai"}
+PEERS = {"timm": "timm", "trainer": "accelerate", "tutorial": "torch", "lightning": "lightning", "fastai": "fastai"}
 ROWS = (
     Row(
         name="head-bf16", title="head only, resnet18, 5 epochs, bf16", architecture="resnet18", trained="head",
-        precision="bf16", epochs=5, lr=1e-2, goal=10, later_goal_ms=20,
+        precision="bf16", epochs=5, lr=1e-2, goal=10, later_goal_ms=20, peers=("timm", "trainer"),
     ),
     Row(
         name="head-fp32", title="head only, resnet18, 5 epochs, fp32", architecture="resnet18", trained="head",
-        precision="fp32", epochs=5, lr=1e-2, goal=8, later_goal_ms=20,
+        precision="fp32", epochs=5, lr=1e-2, goal=8, later_goal_ms=20, peers=("timm", "trainer", "tutorial"),
     ),
     Row(
         name="vit-bf16", title="head only, vit_tiny, 5 epochs, bf16", architecture="vit_tiny_patch16_224", trained="head",
@@ -80,10 +81,12 @@ FREEZE = {"head": "all", "layer4": "{through: stage3}", "all": "none"}
 
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
-    rows = [row for row in ROWS if not options.rows or row.name in options.rows.split(",")]
-    peers = [peer for peer in options.peers.split(",") if importlib.util.find_spec(PEERS[peer])]
-    for peer in sorted(set(options.peers.split(",")) - set(peers)):
+    rows = _rows(options)
+    asked = {row.name: options.peers.split(",") if options.peers else row.peers for row in rows}
+    peers = [peer for peer in PEERS if any(peer in found for found in asked.values())]
+    for peer in [peer for peer in peers if not importlib.util.find_spec(PEERS[peer])]:
         print(f"{peer} is not installed here and left out", file=sys.stderr)
+        peers.remove(peer)
     outcomes: list[Outcome] = []
     num_failed = 0
     with tempfile.TemporaryDirectory() as directory:
@@ -95,7 +98,7 @@ def main(arguments: list[str]) -> int:
         _warm_up(peers)
         for number in range(options.rounds):
             for row in rows:
-                for trainer in ["hubtool", *peers]:
+                for trainer in ["hubtool", *(peer for peer in peers if peer in asked[row.name])]:
                     try:
                         outcome = run(trainer, row, work, options)
                     except RuntimeError as error:  # the others' figures are still worth having
@@ -114,6 +117,20 @@ def main(arguments: list[str]) -> int:
     return 1 if num_failed else 0
 
 
+def _rows(options: argparse.Namespace) -> list[Row]:
+    """Those that were named; else all but the long ones, and without bf16 where the processor computes it in software."""
+    from hubtool.training.numerics import is_slow
+
+    if options.rows:
+        return [row for row in ROWS if row.name in options.rows.split(",")]
+    rows = [row for row in ROWS if options.long or not row.views]
+    slow = [row for row in rows if is_slow("cpu", row.precision)]
+    if slow:
+        names = ", ".join(row.name for row in slow)
+        print(f"left out, this processor has no instructions for bf16: {names}; --rows measures them", file=sys.stderr)
+    return [row for row in rows if row not in slow]
+
+
 def _told(outcome: Outcome) -> str:
     return (
         f"{outcome.row:12} {outcome.trainer:10} {outcome.wall_s:7.1f} s  processor {outcome.cpu_s:7.1f} s  "
@@ -123,8 +140,9 @@ def _told(outcome: Outcome) -> str:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks peers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rows", default="", help=f"of {','.join(row.name for row in ROWS)}; default: all")
-    parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
+    parser.add_argument("--rows", default="", help=f"of {','.join(row.name for row in ROWS)}; default: see --long")
+    parser.add_argument("--long", action="store_true", help="also the rows of 20 epochs, where no rows are named")
+    parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)}; default: each row's own")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--train", type=int, default=400, help="training pictures (%(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation pictures (%(default)s)")
@@ -139,7 +157,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     known = [row.name for row in ROWS]
     if unknown := [name for name in options.rows.split(",") if name and name not in known]:
         parser.error(f"no row {unknown[0]!r}; known: {', '.join(known)}")
-    if unknown := [name for name in options.peers.split(",") if name not in PEERS]:
+    if unknown := [name for name in options.peers.split(",") if name and name not in PEERS]:
         parser.error(f"no peer {unknown[0]!r}; known: {', '.join(PEERS)}")
     if options.quick:
         options.train, options.val, options.classes, options.epochs = 24, 12, 3, 2

@@ -98,7 +98,7 @@ def train(
     reporter: Reporter = SILENT,
 ) -> Result:
     """Train in a run directory whose lock is held: in this process and ``num_processes`` - 1 others, or in torchrun's."""
-    from hubtool.training import processes
+    from hubtool.training import numerics, processes
 
     if read_settings().torchrun_rank is not None:
         with processes.joined(inputs.options.device) as group:
@@ -109,6 +109,10 @@ def train(
             group.barrier()
             return result
     ready = ready or prepare(place, inputs, num_processes=num_processes)
+    if numerics.is_slow(ready.device.type, inputs.resolved.train.precision):
+        reporter.warn(
+            f"this processor has no instructions for {inputs.resolved.train.precision}: fp32 is several times faster here"
+        )
     drift = _begin(place, inputs, ready)
     if num_processes == 1:
         return _train(place, inputs, ready, drift, processes.Alone(), reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,24 @@ import torch
 
 from hubtool.backbones import frontier
 from hubtool.core.errors import IntegrityError
+from hubtool.core.progress import SilentReporter
 from hubtool.jobs.finetune import finetune
 from hubtool.records.run import Result
 from hubtool.records.rundir import RunDir
 from hubtool.tracking.sinks import Fanout
+from hubtool.training import numerics
 from hubtool.training.session import Session
 from jobs.test_finetune import call, shared
 
 __all__ = ["shared"]
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def test_a_claim_that_is_not_what_was_selected_is_refused(
@@ -91,3 +102,43 @@ def test_an_operation_without_a_deterministic_kernel_is_said(
     given = call(shared, tmp_path / "run", "train.epochs=1")
     report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
     assert not report.result.numerics.is_deterministic
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+def test_a_precision_that_this_processor_lacks_is_said(
+    is_slow: bool, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numerics, "is_slow", lambda _device, _precision: is_slow)
+    told = Told()
+    given = call(shared, tmp_path / "run", "train.epochs=1", "train.precision=bf16")
+    finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures", "reporter": told})
+    assert any("no instructions for bf16" in text for text in told.warnings) == is_slow
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_what_the_best_epoch_said_of_val_is_taken_where_the_selected_weights_say_it_again(
+    is_wrong: bool, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they do not, all of val is computed anew: the evidence is the same."""
+    counts: list[int] = []
+    infer, select = Session._infer, Session.select
+
+    def counted(session: Session, cut: Any, feed: Any, num_samples: int) -> Any:
+        counts.append(num_samples)
+        return infer(session, cut, feed, num_samples)
+
+    def selected(session: Session) -> Any:
+        if is_wrong:
+            assert session.state.best_logits_NK is not None
+            session.state = replace(session.state, best_logits_NK=session.state.best_logits_NK + 1)
+        return select(session)
+
+    monkeypatch.setattr(Session, "_infer", counted)
+    monkeypatch.setattr(Session, "select", selected)
+    given = call(shared, tmp_path / "run", "train.epochs=3", "train.batch_size=4", "train.grad_accum_steps=1")
+    report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
+    num_val = len(RunDir(Path(report.run)).data().splits["val"])
+    assert num_val > 4
+    assert counts == ([4, num_val] if is_wrong else [4])
+    loss = next(claim for claim in report.result.claims if claim.metric == "loss")
+    assert loss.value == report.result.selected.value

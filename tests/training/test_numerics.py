@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
 from hubtool.core.errors import UsageError
-from hubtool.training.numerics import choose_device, environment, set_numerics
+from hubtool.training.numerics import choose_device, environment, is_slow, set_numerics
 
 
 def test_what_decides_the_last_bits_is_set_and_said() -> None:
@@ -38,3 +40,10 @@ def test_the_environment_names_no_host_and_no_path() -> None:
     text = environment(set_numerics("cpu")[1]).to_json().decode()
     assert platform.node() not in text
     assert f"{Path.home()}/" not in text
+
+
+def test_a_precision_without_instructions_is_known() -> None:
+    assert not is_slow("cpu", "fp32")
+    assert not is_slow("cuda", "bf16")
+    if platform.machine() == "x86_64" and "AVX2" in torch.backends.cpu.get_cpu_capability():
+        assert is_slow("cpu", "bf16")
