@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from hubtool.core.errors import UsageError
 from hubtool.jobs.finetune import finetune
 from hubtool.records.rundir import RunDir
 from hubtool.training.checkpoint import selected_tensors
-from jobs.test_finetune import RECIPE, call, draw_pictures, killed_until_done, numbers, nursery, wait_for_a_checkpoint
+from jobs.killing import assert_same, numbers
+from jobs.test_finetune import RECIPE, call, draw_pictures, nursery, wait_for_a_checkpoint
 
 __all__ = ["nursery"]
 
@@ -90,9 +92,12 @@ def test_a_number_of_processes_that_does_not_divide_is_refused_with_what_would(s
 def test_two_processes_are_exact_among_themselves_over_kills(shared: Path, nursery: Any, tmp_path: Path) -> None:
     whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
     assert nursery.run(call(shared, whole.path, num_processes=2)) == 0
-    killed_until_done(nursery, call(shared, broken.path, num_processes=2), 12.0, 4, seed=3)
-    assert whole.result().weights_digest == broken.result().weights_digest
-    assert numbers(whole) == numbers(broken)
+    draw, killed = random.Random(3), 0
+    for _ in range(4):
+        killed += nursery.run(call(shared, broken.path, num_processes=2), kill_after_s=draw.uniform(2, 12)) != 0
+    assert nursery.run(call(shared, broken.path, num_processes=2)) == 0
+    assert killed
+    assert_same(broken, whole)
 
 
 @pytest.mark.prove
