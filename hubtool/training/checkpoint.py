@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors
 import safetensors.torch
@@ -44,6 +44,12 @@ class TrainState:
         return replace(self, position=self.position.model_copy(update={"sink_ids": dict(ids)}))
 
 
+class Mirror(Protocol):
+    """A second place; it is told of each checkpoint that is durable, and neither waits nor fails."""
+
+    def offer(self, position: Position) -> None: ...
+
+
 class Checkpoints:
     """The checkpoints of one run. One writer (the run's lock is held); ``close`` waits for what is being written.
 
@@ -53,7 +59,15 @@ class Checkpoints:
     raised by the next call. Older ones are removed only after the new one is durable.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, is_writer: bool = True, disk: Disk = DISK) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        is_writer: bool = True,
+        mirror: Mirror | None = None,
+        disk: Disk = DISK,
+    ) -> None:
         make_dirs(directory)
         if is_writer:
             remove_leftovers(directory)
@@ -61,6 +75,7 @@ class Checkpoints:
         self.directory = directory
         self.skipped: list[str] = []
         self._keep = max(keep, 1)
+        self._mirror = mirror
         self._disk = disk
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None
@@ -132,6 +147,7 @@ class Checkpoints:
     def _publish(self, state: TrainState) -> Path:
         target = self.directory / state.position.checkpoint_name
         if target.exists() and not _problem(target):
+            self.offer(state.position)
             return target
         shutil.rmtree(target, ignore_errors=True)
         contents = {
@@ -146,8 +162,14 @@ class Checkpoints:
         with publish_dir(target, disk=self._disk) as directory:
             for name, data in contents.items():
                 write_inside(directory / name, data, disk=self._disk)
+        self.offer(state.position)
         self._prune(state.position)
         return target
+
+    def offer(self, position: Position) -> None:
+        """Tell the mirror, if there is one, of a checkpoint that stands here."""
+        if self._mirror is not None and self._is_writer:
+            self._mirror.offer(position)
 
     def _prune(self, newest: Position) -> None:
         """Keep the newest, the best, and the next newest up to ``keep``."""

@@ -8,6 +8,7 @@ A ``bare`` child only trains: what it trains on was read before the fork, once f
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -18,6 +19,14 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+# What every child needs: imported once, before the forks.
+_IMPORTED = (
+    "backbones.export", "backbones.freeze", "backbones.frontier", "backbones.head", "backbones.sources",
+    "backbones.from_timm", "backbones.replay", "data.kept", "data.loader", "data.splits", "data.targets", "data.worker",
+    "jobs.finetune", "jobs.pull", "jobs.shown", "jobs.target", "tracking.gallery", "tracking.journal", "tracking.sinks",
+    "training.session",
+)  # fmt: skip
 
 
 class Nursery:
@@ -165,10 +174,10 @@ def main() -> None:
     import torch
     import torch.fx
 
-    import hubtool.jobs.finetune
-    import hubtool.jobs.pull
-    import hubtool.training.session
+    import hubtool
 
+    for name in _IMPORTED:
+        importlib.import_module(f"hubtool.{name}")
     torch.set_num_threads(1)
     assert matplotlib.figure and tensorboard and timm and hubtool
     _answer("ready")
