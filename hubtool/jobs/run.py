@@ -229,8 +229,13 @@ def _open(
     if is_writer and inputs.mirror is not None:
         mirror = Mirror(inputs.mirror, place, is_drift_allowed=options.allow_drift, reporter=reporter)
         stack.callback(mirror.close)
-    keep = options.run.keep_checkpoints
-    checkpoints = Checkpoints(place.checkpoints, keep=keep, is_writer=is_writer, mirror=mirror)
+    checkpoints = Checkpoints(
+        place.checkpoints,
+        keep=options.run.keep_checkpoints,
+        mode=resolved.train.select.mode,
+        is_writer=is_writer,
+        mirror=mirror,
+    )
     stack.callback(checkpoints.close)
     journal: Any = sessions.Mute()
     if is_writer:
@@ -262,7 +267,8 @@ def _open(
         device=ready.device,
         group=group,
         checkpoints=checkpoints,
-        save_every=options.run.save_every,
+        save_every_steps=options.run.save_every_steps,
+        save_every_s=options.run.save_every_s,
         journal=journal,
         sink=sink,
         stop=stop,

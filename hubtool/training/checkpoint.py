@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import safetensors
 import safetensors.torch
@@ -64,6 +64,7 @@ class Checkpoints:
         directory: Path,
         *,
         keep: int = 2,
+        mode: Literal["min", "max"] = "min",
         is_writer: bool = True,
         mirror: Mirror | None = None,
         disk: Disk = DISK,
@@ -75,6 +76,7 @@ class Checkpoints:
         self.directory = directory
         self.skipped: list[str] = []
         self._keep = max(keep, 1)
+        self._sign = 1 if mode == "min" else -1
         self._mirror = mirror
         self._disk = disk
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -172,9 +174,13 @@ class Checkpoints:
             self._mirror.offer(position)
 
     def _prune(self, newest: Position) -> None:
-        """Keep the newest, the best, and the next newest up to ``keep``."""
+        """Keep the newest, the best, and up to ``keep`` those with the next best metric, before those that have none."""
         kept = {newest.checkpoint_name} | ({newest.best.checkpoint} if newest.best else set())
-        others = [path for path, position, _ in self._all(is_deep=False) if position and path.name not in kept]
+        found = [(p, path) for path, p, _ in self._all(is_deep=False) if p is not None and path.name not in kept]
+        found.sort(
+            key=lambda pair: (pair[0].value is None, self._sign * (pair[0].value or 0.0))
+        )  # stable: newest first
+        others = [path for _, path in found]
         for path in others[max(0, self._keep - len(kept)) :]:
             shutil.rmtree(path, ignore_errors=True)
 
