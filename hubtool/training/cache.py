@@ -12,7 +12,6 @@ B pictures of a batch, R bytes of a row.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 
 from hubtool.core.errors import ConflictError, HubtoolError, StorageError
-from hubtool.core.files import TEMP_PREFIX, AppendFile, make_dirs, remove_leftovers
+from hubtool.core.files import AppendFile, make_dirs, remove_dir, remove_leftovers
 from hubtool.core.locks import hold, is_held
 from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
@@ -398,10 +397,7 @@ def remove(directory: Path) -> bool:
     """Remove a cache, in one step for those that look at it; one that is being filled stays."""
     if is_held(directory / ".lock"):
         return False
-    gone = directory.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}")
-    with contextlib.suppress(OSError):
-        directory.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    remove_dir(directory)
     return not directory.exists()
 
 

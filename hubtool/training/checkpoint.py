@@ -9,7 +9,6 @@ the truth. The format holds no pickle.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,8 +20,8 @@ import safetensors.torch
 from torch import Tensor
 
 from hubtool.core.digests import sha256_bytes
-from hubtool.core.errors import HubtoolError, IntegrityError
-from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_leftovers, write_inside
+from hubtool.core.errors import HubtoolError, IntegrityError, from_os_error
+from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_dir, remove_leftovers, write_inside
 from hubtool.records.backbone import FileDigest
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
 
@@ -132,13 +131,13 @@ class Checkpoints:
         for path, other, problem in self._all() if self._is_writer else ():
             is_later = other is None or position is None or other.order > position.order
             if problem or is_later:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_dir(path)
 
     def keep_only(self, name: str) -> None:
         """Remove every checkpoint but ``name``: the run is finished and only its selected weights are needed."""
         for path, _, _ in self._all(is_deep=False):
             if path.name != name:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_dir(path)
 
     def _best_problem(self, position: Position | None) -> str:
         if position is None or position.best is None:
@@ -151,7 +150,7 @@ class Checkpoints:
         if target.exists() and not _problem(target):
             self.offer(state.position)
             return target
-        shutil.rmtree(target, ignore_errors=True)
+        remove_dir(target)
         contents = {
             TRAINABLE: _encode(state.tensors),
             OPTIMIZER: _encode(state.optimizer),
@@ -182,18 +181,22 @@ class Checkpoints:
         )  # stable: newest first
         others = [path for _, path in found]
         for path in others[max(0, self._keep - len(kept)) :]:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_dir(path)
 
     def _all(self, *, is_deep: bool = True) -> list[tuple[Path, Position | None, str]]:
         """Every checkpoint with what is wrong with it ('' for nothing): those of which nothing is known, then the newest first."""
         found: list[tuple[Path, Position | None, str]] = []
-        for path in self.directory.iterdir():
+        try:
+            paths = list(self.directory.iterdir())
+        except OSError as error:
+            raise from_os_error(error, str(self.directory)) from error
+        for path in paths:
             if not path.is_dir() or path.name.startswith("."):
                 continue
             problem = _problem(path) if is_deep or not (path / MANIFEST).exists() else ""
             try:
                 found.append((path, Position.read(path / STATE), problem))
-            except HubtoolError as error:
+            except (HubtoolError, OSError) as error:
                 found.append((path, None, problem or str(error)))
         return sorted(found, key=lambda row: row[1].order if row[1] else _UNKNOWN, reverse=True)
 
