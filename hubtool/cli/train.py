@@ -114,7 +114,12 @@ def recipe_schema(out: Output) -> None:
 @click.option("--no-cache", is_flag=True, help="Compute the frozen part again in every epoch.")
 @click.option("--cache-limit", metavar="SIZE", help="At most that much disk for the cache, as in 5GB.")
 @click.option(
-    "--processes", type=click.IntRange(min=1), default=1, metavar="N", help="Share each step out to N processes."
+    "--nproc",
+    "processes",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Share each step out to N processes.",
 )
 @click.option(
     "--seeds",
@@ -122,6 +127,12 @@ def recipe_schema(out: Output) -> None:
     metavar="K",
     help="Repeat with K more seeds; claims get their band (mean, sd).",
 )
+@click.option(
+    "--mirror",
+    metavar="DIR|REPO",
+    help="Copy each checkpoint there too; a fresh machine goes on from it (REPO: private).",
+)
+@hub_option("Where a mirror OWNER/NAME lies.")
 @click.option("--prove-resume", is_flag=True, help="Train a little twice, once with kills, and compare every bit.")
 @common
 def finetune(
@@ -139,6 +150,8 @@ def finetune(
     cache_limit: str | None,
     processes: int,
     seeds: int | None,
+    mirror: str | None,
+    hub: str | None,
     prove_resume: bool,
 ) -> None:
     """Fine-tune a backbone on a folder of pictures. The same command starts, resumes and finds its run again.
@@ -150,6 +163,7 @@ def finetune(
       hubtool finetune linear-probe --data flowers
       hubtool finetune last-stage --data flowers train.epochs=5 train.optimizer.lr=3e-4
       hubtool finetune mine.yaml --data flowers backbone=timm:resnet18.a1_in1k --device cuda
+      hubtool finetune mine.yaml --data flowers --mirror /mnt/drive/flowers
     """
     if prove_resume:
         _prove(out, recipe, overrides, data, device, workers)
@@ -170,6 +184,8 @@ def finetune(
         cache_limit_bytes=_bytes(cache_limit) if cache_limit else None,
         num_processes=processes,
         num_seeds=seeds or 0,
+        mirror=mirror,
+        hub=hub,
         reporter=out.reporter,
     )
     out.result(report, ids=[report.run], human=lambda: finetune_text(report))

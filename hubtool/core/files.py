@@ -141,7 +141,7 @@ def publish_dir(target: Path, *, disk: Disk = DISK) -> Iterator[Path]:
     try:
         disk.mkdir(temp)
         yield temp
-        for directory, _, names in os.walk(temp, topdown=False):
+        for directory, _, names in os.walk(temp, topdown=False, onerror=_raise):
             for name in names:
                 _fsync_file(Path(directory, name), disk)
             disk.fsync_dir(Path(directory))
@@ -166,12 +166,25 @@ def write_inside(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
         disk.close(fd)
 
 
+def _raise(error: OSError) -> None:
+    """For ``os.walk``, which leaves out in silence what it cannot list: it would not be fsynced."""
+    raise error
+
+
 def _fsync_file(path: Path, disk: Disk) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         disk.fsync(fd)
     finally:
         disk.close(fd)
+
+
+def remove_dir(path: Path) -> None:
+    """Remove a directory so that a kill leaves it whole or not at all under its name; what cannot be removed stays."""
+    gone = path.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}")
+    with contextlib.suppress(OSError):
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -65,9 +65,7 @@ def plan(
     head = read_head(hub, repo, branch)
     snapshot = head.snapshot if head else None
     remote = snapshot.files if snapshot else {}
-    unchanged = [
-        file.path for file in files if file.path in remote and _is_same(package / file.path, remote[file.path])
-    ]
+    unchanged = [file.path for file in files if file.path in remote and is_same(package / file.path, remote[file.path])]
     return PushPlan(
         endpoint=hub.endpoint,
         repo_id=repo,
@@ -88,12 +86,12 @@ def push(hub: Hub, plan: PushPlan, package: Path, *, message: str | None = None)
     Raises ConflictError (7) when the branch moved since the plan, telling who moved it; nothing was then changed.
     """
     files = package_files(package)
-    parent = _prepare(hub, plan)
+    parent = prepare(hub, plan)
     if not plan.adds and not plan.deletes and parent is not None:
         return CommitSha(parent)
     title = message or f"Push {plan.repo_id} with hubtool"
     try:
-        commit = _commit(hub, plan, package, parent, title)
+        commit = commit_plan(hub, plan, package, parent, title)
     except (UnavailableError, IntegrityError, ConflictError) as error:
         commit_after = _landed(hub, plan, package, files, parent)
         if commit_after is None:
@@ -160,7 +158,7 @@ def card_of(hub: Hub, repo_id: str, revision: str = "main") -> str | None:
     return fetch_files(hub, head.snapshot, ["README.md"])["README.md"].read_text(encoding="utf-8", errors="replace")
 
 
-def _is_same(path: Path, remote: Listed) -> bool:
+def is_same(path: Path, remote: Listed) -> bool:
     if path.stat().st_size != remote.size_bytes:
         return False
     return remote.oid == (sha256_file(path) if len(remote.oid) == 64 else git_blob_sha1(path))
@@ -177,7 +175,7 @@ def _former_names(hub: Hub, snapshot: Snapshot) -> set[str]:
         return set()
 
 
-def _prepare(hub: Hub, plan: PushPlan) -> str | None:
+def prepare(hub: Hub, plan: PushPlan) -> str | None:
     """The repository and the branch are there; returns the commit to build on."""
     repo, branch = RepoId(plan.repo_id), Revision(plan.revision)
     if plan.is_new_repo:
@@ -198,7 +196,7 @@ def _prepare(hub: Hub, plan: PushPlan) -> str | None:
     return parent
 
 
-def _commit(hub: Hub, plan: PushPlan, package: Path, parent: str | None, title: str) -> CommitSha:
+def commit_plan(hub: Hub, plan: PushPlan, package: Path, parent: str | None, title: str) -> CommitSha:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
@@ -233,7 +231,7 @@ def _landed(
 def _differences(snapshot: Snapshot, package: Path, files: tuple[FileDigest, ...], plan: PushPlan) -> list[str]:
     wrong = [f.path for f in files if f.path not in snapshot.files]
     wrong += [
-        f.path for f in files if f.path in snapshot.files and not _is_same(package / f.path, snapshot.files[f.path])
+        f.path for f in files if f.path in snapshot.files and not is_same(package / f.path, snapshot.files[f.path])
     ]
     return wrong + [f"{name} (not deleted)" for name in plan.deletes if name in snapshot.files]
 

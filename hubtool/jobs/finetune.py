@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import threading
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     cache_limit_bytes: int | None = None,
     num_processes: int = 1,
     num_seeds: int = 0,
+    mirror: str | Path | None = None,
+    hub: str | None = None,
     reporter: Reporter = SILENT,
 ) -> FinetuneReport:
     """Train, or go on where the run of the same command was stopped; a finished run is only reported.
@@ -48,6 +51,8 @@ def finetune(  # noqa: PLR0913 (the options of the command)
     ConflictError (7) for a run in use or one that began with something else, NumericError (9), InterruptedRun.
     ``num_seeds`` more seeds are trained afterwards and give the claims their band; the run stays that of ``train.seed``.
     ``cache_root`` is where the features of the frozen part are kept (HUBTOOL_HOME/cache/activations).
+    ``mirror`` is a directory, or a repository OWNER/NAME on ``hub``: each checkpoint is copied there, and an empty or older
+    run goes on from there.
     ``num_processes`` share out the micro-batches of each step; under torchrun its own processes do.
     """
     if read_settings().torchrun_rank:
@@ -68,6 +73,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         use_cache=use_cache,
         cache_root=None if cache_root is None else str(Path(cache_root).absolute()),
         allow_drift=allow_drift,
+        mirror=None if mirror is None else str(mirror),
         run=chosen.run,
     )
     backbone = pull(chosen.backbone.ref, reporter=reporter)
@@ -90,6 +96,8 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         place = rundir.choose(run, recipe=path.stem, resolved=resolved, data=manifest, data_dir=data, new=new)
         text = path.read_bytes() + "".join(f"# on the command line: {override}\n" for override in overrides).encode()
         inputs = Inputs(recipe=text, resolved=resolved, backbone=backbone, data=manifest, options=options, kept=kept)
+        if mirror is not None and not place.is_finished:
+            inputs = _mirrored(place, inputs, str(mirror), hub=hub, is_new=new, reporter=reporter)
         ready = None if place.is_finished else prepare(place, inputs, num_processes=num_processes)
         with place.held():
             if place.is_finished:
@@ -107,6 +115,16 @@ def finetune(  # noqa: PLR0913 (the options of the command)
             path = place.path / SEEDS_NAME
             seeds = Seeds.read(path) if path.is_file() else None
             return FinetuneReport(run=str(place.path), status=status, result=result, seeds=seeds)
+
+
+def _mirrored(
+    place: RunDir, inputs: Inputs, mirror: str, *, hub: str | None, is_new: bool, reporter: Reporter
+) -> Inputs:
+    from hubtool.jobs.mirror import place_of, take_up
+
+    inputs = dataclasses.replace(inputs, mirror=place_of(mirror, hub=hub))
+    take_up(place, inputs, is_new=is_new, reporter=reporter)
+    return inputs
 
 
 def _refuse_early(run: Run, base_license: str | None) -> None:

@@ -29,6 +29,7 @@ from hubtool.records.rundir import RunDir, refuse_drift
 if TYPE_CHECKING:
     from hubtool.data.kept import Kept
     from hubtool.training.feed import Cut, Feed
+    from hubtool.training.mirror import Place
     from hubtool.training.processes import Group
     from hubtool.training.session import Session
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 class Inputs:
     """What a run is made of, resolved and read: the recipe's text for the reader, the rest for the numbers.
 
-    ``kept`` may hold the pictures as they were decoded when the data was indexed.
+    ``kept`` may hold the pictures as they were decoded when the data was indexed. ``mirror`` is where each checkpoint is
+    copied to.
     """
 
     recipe: bytes
@@ -46,6 +48,7 @@ class Inputs:
     data: DataManifest
     options: RunOptions
     kept: Kept | None = None
+    mirror: Place | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,12 +223,23 @@ def _open(
     from hubtool.tracking.sinks import open_sinks
     from hubtool.training import session as sessions
     from hubtool.training.checkpoint import Checkpoints
+    from hubtool.training.mirror import Mirror
     from hubtool.training.signals import Stop
 
     resolved, data, options = inputs.resolved, inputs.data, inputs.options
     is_writer = group.rank == 0
     stop = stack.enter_context(Stop())
-    checkpoints = Checkpoints(place.checkpoints, keep=options.run.keep_checkpoints, is_writer=is_writer)
+    mirror = None
+    if is_writer and inputs.mirror is not None:
+        mirror = Mirror(inputs.mirror, place, is_drift_allowed=options.allow_drift, reporter=reporter)
+        stack.callback(mirror.close)
+    checkpoints = Checkpoints(
+        place.checkpoints,
+        keep=options.run.keep_checkpoints,
+        mode=resolved.train.select.mode,
+        is_writer=is_writer,
+        mirror=mirror,
+    )
     stack.callback(checkpoints.close)
     journal: Any = sessions.Mute()
     if is_writer:
@@ -241,6 +255,8 @@ def _open(
         is_drift_allowed=options.allow_drift,
         reporter=reporter,
     )
+    if state.position.global_step and not drift:
+        checkpoints.offer(state.position)  # the start before may have ended before it was copied
     sink: Any = sessions.Mute()
     if is_writer:
         ids = state.position.sink_ids
@@ -255,7 +271,8 @@ def _open(
         device=ready.device,
         group=group,
         checkpoints=checkpoints,
-        save_every=options.run.save_every,
+        save_every_steps=options.run.save_every_steps,
+        save_every_s=options.run.save_every_s,
         journal=journal,
         sink=sink,
         stop=stop,

@@ -49,6 +49,7 @@ def _trained(inputs: Inputs, seed: int) -> Result:
     log = Log(tensorboard=False)
     other = dataclasses.replace(
         inputs,
+        mirror=None,
         resolved=resolved.model_copy(update={"train": resolved.train.model_copy(update={"seed": seed})}),
         options=options.model_copy(
             update={"run": options.run.model_copy(update={"log": log}), "is_shown": False, "allow_drift": False}

@@ -11,7 +11,7 @@ from hubtool.records.environment import Numerics
 from hubtool.records.strict import Record
 
 PIXELS = 1  # to be raised when decoding, cropping or augmenting gives other pixels
-SCHEMA: Literal["hubtool/activations/v1"] = "hubtool/activations/v1"
+SCHEMA: Literal["hubtool/activations/v2"] = "hubtool/activations/v2"
 
 
 class ActivationsKey(Record):
@@ -21,7 +21,7 @@ class ActivationsKey(Record):
     the version of how a file becomes the pixels of a draw.
     """
 
-    schema_: Annotated[Literal["hubtool/activations/v1"], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal["hubtool/activations/v2"], Field(alias="schema")] = SCHEMA
     architecture: str
     weights: Sha256
     cut: str

@@ -260,10 +260,24 @@ class Card(Record):
 
 
 class Run(Record):
-    """What changes no number, and is not digested. ``save_every``: ``epoch`` or a number of steps."""
+    """What changes no number, and is not digested.
+
+    ``save_every``: ``epoch``, a number of steps, or minutes as in ``10min``; the end of an epoch is saved in any case.
+    ``keep_checkpoints``: the newest, the best by ``train.select``, and of the others those with the next best value.
+    """
 
     keep_checkpoints: Count = 2
-    save_every: Literal["epoch"] | Count = "epoch"
+    save_every: Literal["epoch"] | Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}min$")] = "epoch"
+
+    @property
+    def save_every_steps(self) -> int | None:
+        return self.save_every if isinstance(self.save_every, int) else None
+
+    @property
+    def save_every_s(self) -> float | None:
+        is_minutes = isinstance(self.save_every, str) and self.save_every.endswith("min")
+        return 60.0 * int(str(self.save_every)[:-3]) if is_minutes else None
+
     log: Log = Log()
     card: Card = Card()
 

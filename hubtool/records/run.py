@@ -31,6 +31,7 @@ class RunOptions(Record):
     use_cache: bool = True
     cache_root: str | None = None
     allow_drift: bool = False
+    mirror: str | None = None
     is_shown: bool = True
     run: Run = Run()
 

@@ -71,7 +71,7 @@ class RunDir:
     def held(self) -> Iterator[None]:
         """Make the directory and be its one writer for the block."""
         make_dirs(self.path)
-        with hold(self.path / ".lock", f"the run {self.path}"):
+        with hold(self.path / ".lock", f"the run {self.path}", has_heartbeat=True):
             remove_leftovers(self.path)
             yield
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hubtool.records.backbone import FileDigest
 from hubtool.records.environment import Difference, Numerics
@@ -51,6 +52,11 @@ class Position(Record):
     wall_s: float = 0.0
 
     @property
+    def is_best(self) -> bool:
+        """Whether the epoch that has just ended is the best one so far."""
+        return self.best is not None and self.best.epoch == self.epoch
+
+    @property
     def checkpoint_name(self) -> str:
         name = f"e{self.epoch:03d}-s{self.global_step:06d}"
         return name if self.value is None else f"{name}-{self.metric.replace('/', '_')}={self.value:.4f}"
@@ -62,3 +68,38 @@ class Position(Record):
 
 class CheckpointManifest(Record):
     files: tuple[FileDigest, ...]
+
+
+MIRROR = "MIRROR.json"
+MIRROR_SCHEMA: Literal["hubtool/mirror/v1"] = "hubtool/mirror/v1"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,120}"
+_MIRRORED = re.compile(
+    rf"recipe\.yaml|resolved\.json|environment\.json|data\.json|logs/metrics\.jsonl|checkpoints/{_NAME}/{_NAME}"
+)
+
+
+class MirrorManifest(Record):
+    """MIRROR.json: what the second place of a run holds; ``files`` are all of it but this one.
+
+    The manifest may come from a hub: names are those of a run, and lead nowhere else.
+    """
+
+    schema_: Annotated[Literal["hubtool/mirror/v1"], Field(alias="schema")] = MIRROR_SCHEMA
+    checkpoint: Annotated[str, Field(pattern=rf"^{_NAME}$")]
+    epoch: int
+    global_step: int
+    recipe_digest: str
+    data_digest: str
+    files: tuple[FileDigest, ...]
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.global_step, self.epoch
+
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
+        strange = [file.path for file in files if not _MIRRORED.fullmatch(file.path)]
+        if strange:
+            raise ValueError(f"no file of a run: {strange[0]!a}")
+        return files

@@ -141,7 +141,7 @@ def _histogram(values: Array) -> Histogram | None:
     counts, edges = np.histogram(values, bins=NUM_BINS)
     return Histogram(
         min=float(values.min()), max=float(values.max()), num=int(values.size), sum=float(values.sum()),
-        sum_squares=float(values @ values),
+        sum_squares=float(np.square(values).sum()),  # a product of BLAS depends on its number of threads
         limits=tuple(float(v) for v in edges[1:]), counts=tuple(int(v) for v in counts),
     )  # fmt: skip
 

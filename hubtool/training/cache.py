@@ -1,22 +1,24 @@
 """Activations of the frozen prefix, computed once and shared by every run with the same key.
 
 A cache is a directory ``<digest of its key>``: about.json (the key, the tensors of a row), rows.bin (rows of one size, mapped
-into memory), index.bin (32 bytes for each row: which picture and draw it is of). Rows are durable before their index entry is
-written, so that a kill loses at most what was being written, and the next run goes on from there. One process fills at a
-time; any number read. Removing a directory under a reader is harmless: it keeps its mapping.
+into memory), index.bin (for each row 32 bytes: which picture and draw it is of, and the CRC-32 of the row). Rows are durable
+before their index entry is written, so that a kill loses at most what was being written, and the next run goes on from there.
+A process compares a row with its checksum when it first reads it; a damaged one is computed again, and of two entries of one
+name the later counts. One process fills at a time; any number read. Removing a directory under a reader is harmless: it
+keeps its mapping.
 
 B pictures of a batch, R bytes of a row.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 
 from hubtool.core.errors import ConflictError, HubtoolError, StorageError
-from hubtool.core.files import TEMP_PREFIX, AppendFile, make_dirs, remove_leftovers
+from hubtool.core.files import AppendFile, make_dirs, remove_dir, remove_leftovers
 from hubtool.core.locks import hold, is_held
 from hubtool.core.progress import Reporter
 from hubtool.core.seeds import Address
@@ -36,7 +38,8 @@ from hubtool.training.feed import Features, LiveFeed
 from hubtool.training.order import MicroBatch
 
 MAX_BYTES = 20 * 10**9
-_DIGEST_BYTES = 32
+_NAME_BYTES = 32
+_ENTRY_BYTES = _NAME_BYTES + 4
 _FLUSH_BYTES = 32 << 20
 _ABOUT, _ROWS, _INDEX = "about.json", "rows.bin", "index.bin"
 
@@ -56,6 +59,8 @@ class Activations:
         self._sizes = [_size_bytes(tensor) for tensor in tensors]
         self.row_bytes = sum(self._sizes)
         self._row_of: dict[bytes, int] = {}
+        self._sums: Array = np.zeros(0, "<u4")
+        self._is_sound: Array = np.zeros(0, np.bool_)  # compared with its checksum by this process
         self._num_rows = 0
         self._map: Array | None = None
         about = About(key=key, tensors=tensors, row_bytes=self.row_bytes, nonce=secrets.token_hex(8))
@@ -79,7 +84,7 @@ class Activations:
         index, rows = self.directory / _INDEX, self.directory / _ROWS
         try:
             data, size_bytes = index.read_bytes(), rows.stat().st_size
-            num_rows = min(len(data) // _DIGEST_BYTES, size_bytes // self.row_bytes)
+            num_rows = min(len(data) // _ENTRY_BYTES, size_bytes // self.row_bytes)
             found = np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes)) if num_rows else None
         except FileNotFoundError:
             data, num_rows, found = b"", 0, None
@@ -87,8 +92,11 @@ class Activations:
         self.is_dead = self.is_dead or self._found_nonce() != self._nonce or num_rows < self._num_rows
         if self.is_dead or num_rows == self._num_rows:
             return
+        entries = np.frombuffer(data, np.uint8)[: num_rows * _ENTRY_BYTES].reshape(num_rows, _ENTRY_BYTES)
         for row in range(self._num_rows, num_rows):
-            self._row_of.setdefault(data[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES], row)
+            self._row_of[entries[row, :_NAME_BYTES].tobytes()] = row
+        self._sums = np.ascontiguousarray(entries[:, _NAME_BYTES:]).view("<u4")[:, 0]
+        self._is_sound = np.append(self._is_sound, np.zeros(num_rows - self._num_rows, np.bool_))
         self._num_rows, self._map = num_rows, found
 
     def _found_nonce(self) -> str:
@@ -101,6 +109,17 @@ class Activations:
     def rows(self, names: Iterable[bytes]) -> list[int | None]:
         return [self._row_of.get(name) for name in names]
 
+    def forget_damaged(self, rows: Sequence[int]) -> bool:
+        """Compare rows that this process has not read yet with their checksums; those that differ are not found any more."""
+        if self._is_sound[rows].all():
+            return False
+        assert self._map is not None
+        damaged = {row for row in rows if not self._is_sound[row] and zlib.crc32(self._map[row]) != self._sums[row]}
+        self._is_sound[[row for row in rows if row not in damaged]] = True
+        for name in [name for name, row in self._row_of.items() if row in damaged] if damaged else ():
+            del self._row_of[name]
+        return bool(damaged)
+
     def write(self, chunks: Iterable[tuple[Sequence[bytes], Features]]) -> None:
         """Append rows; after each 32 MiB they are durable and can be found.
 
@@ -110,20 +129,21 @@ class Activations:
         self._refuse_dead()
         self._cut_torn()
         rows, index = AppendFile(self.directory / _ROWS), AppendFile(self.directory / _INDEX)
-        names: list[bytes] = []
+        entries: list[bytes] = []
         pending_bytes = 0
 
         def flush() -> None:
             rows.sync()
-            index.append(b"".join(names))
+            index.append(b"".join(entries))
             index.sync()
-            names.clear()
+            entries.clear()
 
         try:
             for chunk_names, features in chunks:
                 data_BR = self._encode(features)
                 rows.append(data_BR.tobytes())
-                names.extend(chunk_names)
+                sums = (zlib.crc32(row).to_bytes(4, "little") for row in data_BR)
+                entries.extend(name + crc for name, crc in zip(chunk_names, sums, strict=True))
                 pending_bytes += data_BR.size
                 if pending_bytes >= _FLUSH_BYTES:
                     flush()
@@ -155,7 +175,7 @@ class Activations:
 
     def _cut_torn(self) -> None:
         """Make both files end with the last row that stands in both: a kill may have left more."""
-        for name, one_bytes in ((_ROWS, self.row_bytes), (_INDEX, _DIGEST_BYTES)):
+        for name, one_bytes in ((_ROWS, self.row_bytes), (_INDEX, _ENTRY_BYTES)):
             file = AppendFile(self.directory / name)
             file.cut_back(self._num_rows * one_bytes)
             file.close()
@@ -194,6 +214,7 @@ class CachedFeed:
         self._watch = watch
         self._reporter = reporter
         self._is_shared = is_shared
+        self._has_told = False
         self._rows: dict[Address, int] = {}
 
     def prepare(self, batches: Iterable[MicroBatch]) -> None:
@@ -215,7 +236,22 @@ class CachedFeed:
                 yield from self._live.features(itertools.chain([batch], left))
                 return
             rows = [self._rows[address] for address in batch.addresses]
-            yield self._live.placed(cache.read(rows))
+            if cache.forget_damaged(rows):
+                yield self._again(batch)
+            else:
+                yield self._live.placed(cache.read(rows))
+
+    def _again(self, batch: MicroBatch) -> Features:
+        """Compute a batch live, some of whose kept rows are damaged; before the next epoch they are kept anew."""
+        self._tell_damage()
+        for address in batch.addresses:
+            self._rows.pop(address, None)
+        return next(iter(self._live.at([batch.addresses])))
+
+    def _tell_damage(self) -> None:
+        if not self._has_told:
+            self._has_told = True
+            self._reporter.warn("kept features were damaged on the disk, they are computed again")
 
     @property
     def _cache(self) -> Activations | None:
@@ -229,13 +265,17 @@ class CachedFeed:
 
     def _ensure(self, cache: Activations, wanted: list[Address]) -> None:
         names = [self.name(address) for address in wanted]
+        chosen = self._sample(wanted)
+        known = [row for row in cache.rows(map(self.name, chosen)) if row is not None]
+        if not cache.is_checked and known and cache.forget_damaged(known):
+            self._tell_damage()
         if None in cache.rows(names) and self._is_shared:
             self._fill_together(cache, names, wanted)
         elif None in cache.rows(names):
             with self._held(cache):
                 cache.write(self._computed(self._missing(cache, names, wanted)))
         if not cache.is_checked:
-            self._check(cache, wanted)
+            self._check(cache, chosen)
         rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
         if len(rows) < len(wanted):
             raise ConflictError("E-CACHE-GONE", "some of the kept features are missing")
@@ -283,12 +323,15 @@ class CachedFeed:
                 bar.advance(len(chunk))
                 self._watch()
 
-    def _check(self, cache: Activations, wanted: list[Address]) -> None:
-        """Compute one batch of rows again, in other company, and compare every bit."""
-        cache.is_checked = True
+    def _sample(self, wanted: list[Address]) -> list[Address]:
+        """One batch of them from everywhere."""
         size = self._live.micro_size
         stride = max(1, len(wanted) // size)
-        chosen = wanted[::-1][::stride][:size]
+        return wanted[::-1][::stride][:size]
+
+    def _check(self, cache: Activations, chosen: list[Address]) -> None:
+        """Compute one batch of rows again, in other company, and compare every bit."""
+        cache.is_checked = True
         live = next(iter(self._live.at([chosen])))
         rows = [row for row in cache.rows(map(self.name, chosen)) if row is not None]
         cached = self._live.placed(cache.read(rows))
@@ -354,10 +397,7 @@ def remove(directory: Path) -> bool:
     """Remove a cache, in one step for those that look at it; one that is being filled stays."""
     if is_held(directory / ".lock"):
         return False
-    gone = directory.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}")
-    with contextlib.suppress(OSError):
-        directory.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+    remove_dir(directory)
     return not directory.exists()
 
 

@@ -9,20 +9,19 @@ the truth. The format holds no pickle.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from hubtool.core.digests import sha256_bytes
-from hubtool.core.errors import HubtoolError, IntegrityError
-from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_leftovers, write_inside
+from hubtool.core.errors import HubtoolError, IntegrityError, from_os_error
+from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_dir, remove_leftovers, write_inside
 from hubtool.records.backbone import FileDigest
 from hubtool.records.evidence import Array
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
@@ -49,6 +48,12 @@ class TrainState:
         return replace(self, position=self.position.model_copy(update={"sink_ids": dict(ids)}))
 
 
+class Mirror(Protocol):
+    """A second place; it is told of each checkpoint that is durable, and neither waits nor fails."""
+
+    def offer(self, position: Position) -> None: ...
+
+
 class Checkpoints:
     """The checkpoints of one run. One writer (the run's lock is held); ``close`` waits for what is being written.
 
@@ -58,7 +63,16 @@ class Checkpoints:
     raised by the next call. Older ones are removed only after the new one is durable.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, is_writer: bool = True, disk: Disk = DISK) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        mode: Literal["min", "max"] = "min",
+        is_writer: bool = True,
+        mirror: Mirror | None = None,
+        disk: Disk = DISK,
+    ) -> None:
         make_dirs(directory)
         if is_writer:
             remove_leftovers(directory)
@@ -66,6 +80,8 @@ class Checkpoints:
         self.directory = directory
         self.skipped: list[str] = []
         self._keep = max(keep, 1)
+        self._sign = 1 if mode == "min" else -1
+        self._mirror = mirror
         self._disk = disk
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[Path] | None = None
@@ -120,13 +136,13 @@ class Checkpoints:
         for path, other, problem in self._all() if self._is_writer else ():
             is_later = other is None or position is None or other.order > position.order
             if problem or is_later:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_dir(path)
 
     def keep_only(self, name: str) -> None:
         """Remove every checkpoint but ``name``: the run is finished and only its selected weights are needed."""
         for path, _, _ in self._all(is_deep=False):
             if path.name != name:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_dir(path)
 
     def _best_problem(self, position: Position | None) -> str:
         if position is None or position.best is None:
@@ -137,8 +153,9 @@ class Checkpoints:
     def _publish(self, state: TrainState) -> Path:
         target = self.directory / state.position.checkpoint_name
         if target.exists() and not _problem(target):
+            self.offer(state.position)
             return target
-        shutil.rmtree(target, ignore_errors=True)
+        remove_dir(target)
         contents = {
             TRAINABLE: _encode(state.tensors),
             OPTIMIZER: _encode(state.optimizer),
@@ -151,26 +168,40 @@ class Checkpoints:
         with publish_dir(target, disk=self._disk) as directory:
             for name, data in contents.items():
                 write_inside(directory / name, data, disk=self._disk)
+        self.offer(state.position)
         self._prune(state.position)
         return target
 
+    def offer(self, position: Position) -> None:
+        """Tell the mirror, if there is one, of a checkpoint that stands here."""
+        if self._mirror is not None and self._is_writer:
+            self._mirror.offer(position)
+
     def _prune(self, newest: Position) -> None:
-        """Keep the newest, the best, and the next newest up to ``keep``."""
+        """Keep the newest, the best, and up to ``keep`` those with the next best metric, before those that have none."""
         kept = {newest.checkpoint_name} | ({newest.best.checkpoint} if newest.best else set())
-        others = [path for path, position, _ in self._all(is_deep=False) if position and path.name not in kept]
+        found = [(p, path) for path, p, _ in self._all(is_deep=False) if p is not None and path.name not in kept]
+        found.sort(
+            key=lambda pair: (pair[0].value is None, self._sign * (pair[0].value or 0.0))
+        )  # stable: newest first
+        others = [path for _, path in found]
         for path in others[max(0, self._keep - len(kept)) :]:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_dir(path)
 
     def _all(self, *, is_deep: bool = True) -> list[tuple[Path, Position | None, str]]:
         """Every checkpoint with what is wrong with it ('' for nothing): those of which nothing is known, then the newest first."""
         found: list[tuple[Path, Position | None, str]] = []
-        for path in self.directory.iterdir():
+        try:
+            paths = list(self.directory.iterdir())
+        except OSError as error:
+            raise from_os_error(error, str(self.directory)) from error
+        for path in paths:
             if not path.is_dir() or path.name.startswith("."):
                 continue
             problem = _problem(path) if is_deep or not (path / MANIFEST).exists() else ""
             try:
                 found.append((path, Position.read(path / STATE), problem))
-            except HubtoolError as error:
+            except (HubtoolError, OSError) as error:
                 found.append((path, None, problem or str(error)))
         return sorted(found, key=lambda row: row[1].order if row[1] else _UNKNOWN, reverse=True)
 

@@ -128,17 +128,23 @@ class LiveFeed:
 
         for loaded_BCHW in self._loader.load(addresses()):
             batch = under_way.popleft()
-            x_BCHW = loaded_BCHW.to(self._device, non_blocking=True)
+            x_BCHW = self._moved(loaded_BCHW)
             yield self.prefix(self._mix(x_BCHW, batch) if self._mix else x_BCHW)
 
     def at(self, batches: Iterable[Sequence[Address]]) -> Iterator[Features]:
         """The same for plain lists of addresses; nothing is mixed."""
         for x_BCHW in self._loader.load(batches):
-            yield self.prefix(x_BCHW.to(self._device, non_blocking=True))
+            yield self.prefix(self._moved(x_BCHW))
 
     def placed(self, features: Features) -> Features:
         """Kept features where and how the live ones lie: another layout would be another kernel and other bits."""
-        return tuple(self._laid_out(f.to(self._device, non_blocking=True)) for f in features)
+        return tuple(self._laid_out(self._moved(f)) for f in features)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """On the device. To a GPU from pinned memory, without waiting for the copy: only from there does it run beside work."""
+        if self._device.type == "cuda":
+            x = x.pin_memory()
+        return x.to(self._device, non_blocking=True)
 
     def _laid_out(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self._format) if x.ndim == 4 else x.contiguous()

@@ -6,6 +6,7 @@ summed over samples and divided by the step's count, and nothing else is random:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -72,7 +73,8 @@ class Work:
     device: torch.device
     group: Group
     checkpoints: Checkpoints
-    save_every: int | None
+    save_every_steps: int | None
+    save_every_s: float | None
     journal: Journal
     sink: Sink
     stop: Stop
@@ -106,6 +108,13 @@ def fit(
         written = {"journal_size_bytes": work.journal.commit(), "wall_s": wall_s}
         return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
 
+    saved_at = began
+
+    def save() -> None:
+        nonlocal saved_at
+        work.checkpoints.publish_soon(snapshot())
+        saved_at = time.monotonic()
+
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
         bar.advance(position.global_step)
@@ -124,8 +133,8 @@ def fit(
                 if done.grad_norm is not None:
                     log("grad_norm", done.grad_norm)
                 bar.advance()
-                if done.is_asked_to_stop or (work.save_every and position.global_step % work.save_every == 0):
-                    work.checkpoints.publish_soon(snapshot())
+                if done.is_asked_to_stop or _is_due(work, position.global_step, time.monotonic() - saved_at):
+                    save()
                 if done.is_asked_to_stop:
                     raise _stopped(work, position)
 
@@ -133,7 +142,7 @@ def fit(
             with learner.averaged():
                 validated = _validate(val_feed, cut, work)
             if validated is None:
-                work.checkpoints.publish_soon(snapshot())
+                save()
                 raise _stopped(work, position)
             metrics = compute(work.task, validated.logits_NK, validated.targets)
             epoch_loss = position.loss_sum / position.num_seen
@@ -143,15 +152,21 @@ def fit(
             for tag, value in metrics.items():
                 log(tag, value, "val")
             position = judged(train, position, metrics)
-            if position.best is not None and position.best.epoch == position.epoch:
-                best_logits_NK = validated.logits_NK
+            best_logits_NK = validated.logits_NK if position.is_best else best_logits_NK
             told.value = position.value
             bar.row(telling.row(train, position, metrics, loss=epoch_loss, rate=rate, wall_s=wall_epoch_s))
-            work.checkpoints.publish_soon(snapshot())
+            save()
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
     work.checkpoints.wait()
     return snapshot()
+
+
+def _is_due(work: Work, global_step: int, since_s: float) -> bool:
+    """Whether to save within an epoch; the first process alone decides, for it alone writes."""
+    if work.save_every_s is not None:
+        return since_s >= work.save_every_s
+    return work.save_every_steps is not None and global_step % work.save_every_steps == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +192,7 @@ def _step(global_step: int, lr: float, features: Iterator[Features], cut: Cut, l
         targets = work.targets[list(batch.samples)]
         if work.mixer.is_on:
             targets = work.mixer.targets(work.loss.soft(targets), batch)
-        with autocast(work.device, work.train.precision):
+        with autocast(work.device, work.train.precision), _one_picture_refused(batch):
             logits_BK = cut.suffix(feats, training=True)
         loss = work.loss(logits_BK, targets)
         learner.backward(loss / num_samples)
@@ -191,6 +206,21 @@ def _step(global_step: int, lr: float, features: Iterator[Features], cut: Cut, l
     group.chain(running, [end - first for first, end in ends])
     learner.average(global_step)
     return _Done(loss_sum=loss_sum, num_samples=num_samples, grad_norm=grad_norm, is_asked_to_stop=num_asked > 0)
+
+
+@contextlib.contextmanager
+def _one_picture_refused(batch: MicroBatch) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if len(batch.samples) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise UsageError(
+            "E-BATCHNORM-ONE",
+            f"a trained BatchNorm cannot normalise over the one picture of micro-batch {batch.index} of step {batch.global_step}",
+            where="train.grad_accum_steps",
+            do="make it smaller, or take another train.batch_size",
+        ) from error
 
 
 def _stepped(position: Position, done: _Done) -> Position:

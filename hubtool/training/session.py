@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,10 +63,10 @@ def make_work(
     data: DataManifest,
     targets: Tensor,
     device: torch.device,
-    save_every: Literal["epoch"] | int,
     **means: Any,
 ) -> Work:
-    """``means`` are the group, checkpoints, journal, sink, stop and reporter of ``Work``; ``targets`` are those of train."""
+    """``means`` are the group, checkpoints, when to save, journal, sink, stop and reporter of ``Work``; ``targets`` are
+    those of train."""
     num_outputs = TASKS[resolved.task].num_outputs(len(data.classes))
     loss = make_loss(resolved.train, resolved.task, targets, num_outputs)
     return Work(
@@ -80,7 +80,6 @@ def make_work(
         samples=data.splits["train"],
         val_samples=data.splits["val"],
         device=device,
-        save_every=None if save_every == "epoch" else save_every,
         **means,
     )
 

@@ -58,7 +58,7 @@ def row(
         **{f"val/{name}": f"{metrics[name]:.4f}" for name in shown},
         "images/s": _number(rate),
         "time": f"{wall_s:.1f} s" if wall_s >= 1 else f"{1000 * wall_s:.0f} ms",
-        "": "best" if position.best is not None and position.best.epoch == position.epoch else "",
+        "": "best" if position.is_best else "",
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,38 @@ def test_one_holder_and_the_dead_let_go(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=False)
     with hold(lock, "the run"):
         pass
+
+
+def held_elsewhere(lock: Path, silent_s: float) -> None:
+    """As another host leaves it whose kernel shares no locks with ours: alive so long ago."""
+    lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 0}))
+    os.utime(lock, (time.time() - silent_s,) * 2)
+
+
+def test_a_lock_of_another_host_is_taken_over_after_a_minute_without_a_sign_of_life(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    held_elsewhere(lock, 30)
+    with pytest.raises(ConflictError, match=r"pid 7 on elsewhere.*taken over"), hold(lock, "it", has_heartbeat=True):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    held_elsewhere(lock, 61)
+    with hold(lock, "it", has_heartbeat=True):
+        pass
+    assert lock.read_bytes() == b""  # let go: nobody has to wait
+    held_elsewhere(lock, 30)
+    with hold(lock, "it"):  # what is held for moments has no heartbeat
+        pass
+
+
+def test_who_holds_a_lock_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hubtool.core.locks.BEAT_S", 0.01)
+    lock = tmp_path / "lock"
+    with hold(lock, "it", has_heartbeat=True):
+        os.utime(lock, (1000, 1000))
+        deadline = time.monotonic() + 30
+        while lock.stat().st_mtime < 2000:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

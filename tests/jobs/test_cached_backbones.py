@@ -11,9 +11,10 @@ import safetensors.torch
 import timm
 import torch
 
+from benchmarks._peer_data import draw_photos
 from hubtool.core.progress import SilentReporter
 from hubtool.jobs.finetune import finetune
-from jobs.test_finetune import draw_pictures
+from jobs.killing import write_scene
 
 RECIPE = """
 schema: hubtool/recipe/v1
@@ -57,19 +58,33 @@ class Told(SilentReporter):
     warn = say
 
 
+def few(data: str, root: Path) -> Path:
+    """Thirty of the bundled digits, or drawn photographs of 500x375 pixels, of three classes."""
+    if data == "photos":
+        draw_photos(root / "drawn", num_train=24, num_val=6, num_classes=3)
+        return root / "drawn"
+    return write_scene(root, 30) / "digits"
+
+
+def test_a_probe_on_photographs_is_the_same_cached_and_uncached(tmp_path: Path, home: Path) -> None:
+    test_cached_is_uncached("resnet18", 64, "all", "bf16", "photos", tmp_path, home)
+
+
 @pytest.mark.prove
+@pytest.mark.parametrize("data", ["digits", "photos"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("freeze", ["all", "{fraction: 0.5}"], ids=["head", "middle"])
 @pytest.mark.parametrize(
     ("name", "size"),
     [("resnet18", 64), ("vit_tiny_patch16_224", 64), ("efficientnet_b0", 64), ("swin_tiny_patch4_window7_224", 224)],
 )
-def test_cached_is_uncached(name: str, size: int, freeze: str, precision: str, tmp_path: Path, home: Path) -> None:
+def test_cached_is_uncached(
+    name: str, size: int, freeze: str, precision: str, data: str, tmp_path: Path, home: Path
+) -> None:
     place = save_backbone(name, tmp_path / "backbone")
     text = RECIPE.replace("PLACE", str(place)).replace("FREEZE", freeze).replace("SIZE", str(size))
     (tmp_path / "mine.yaml").write_text(text.replace("PRECISION", precision))
-    pictures = draw_pictures(tmp_path / "pictures", num=30)
-    options: dict[str, Any] = {"data": pictures, "device": "cpu", "num_workers": 0}
+    options: dict[str, Any] = {"data": few(data, tmp_path), "device": "cpu", "num_workers": 0}
     told = Told()
     found = [
         finetune(tmp_path / "mine.yaml", run=tmp_path / str(is_on), use_cache=is_on, reporter=told, **options).result

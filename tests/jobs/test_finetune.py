@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 import signal
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from hubtool.jobs.finetune import finetune
 from hubtool.records.evidence import Predictions
 from hubtool.records.rundir import RunDir
 from hubtool.training.session import Session
+from jobs.killing import assert_same
 from jobs.nursery import Nursery
 
 RECIPE = """
@@ -74,60 +73,6 @@ def unbroken(shared: Path, nursery: Nursery) -> tuple[RunDir, float]:
     began = time.monotonic()
     assert nursery.run(call(shared, run.path)) == 0
     return run, time.monotonic() - began
-
-
-def numbers(run: RunDir) -> list[Any]:
-    """Every line of the journal but wall times."""
-    events = [json.loads(line) for line in run.journal.read_text().splitlines()]
-    return [event for event in events if not event["tag"].startswith("wall_")]
-
-
-def assert_same(run: RunDir, other: RunDir) -> None:
-    one, two = run.result(), other.result()
-    assert one.model_copy(update={"wall_s": 0.0}) == two.model_copy(update={"wall_s": 0.0})
-    assert numbers(run) == numbers(other)
-    steps = [(e["split"], e["tag"], e["global_step"]) for e in numbers(run)]
-    assert len(set(steps)) == len(steps)
-
-
-def killed_until_done(nursery: Nursery, order: dict[str, Any], wall_s: float, num_kills: int, seed: int) -> int:
-    """Kill at random moments from a fifth of the duration on; returns how many were really killed."""
-    draw, killed = random.Random(seed), 0
-    for _ in range(num_kills):
-        code = nursery.run(order, kill_after_s=wall_s * draw.uniform(0.2, 1.0))
-        assert code in (0, -signal.SIGKILL)
-        killed += code != 0
-    assert nursery.run(order) == 0
-    return killed
-
-
-def test_a_run_killed_at_random_moments_ends_as_the_one_that_was_not(
-    shared: Path, nursery: Nursery, unbroken: tuple[RunDir, float]
-) -> None:
-    run, wall_s = RunDir(shared / "killed"), unbroken[1]
-    assert killed_until_done(nursery, call(shared, run.path), wall_s, 3, seed=1) >= 1
-    assert_same(run, unbroken[0])
-
-
-@pytest.mark.prove
-@pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        (),
-        ("train.optimizer.name=momentum", "train.optimizer.lr=0.05", "train.ema=0.9"),
-        ("train.precision=bf16", "data.augment.views=2"),
-        ("freeze.blocks=2", "unfreeze=[{at_epoch: 2, through: stage1, lr_scale: 0.5}]"),
-    ],
-    ids=["adamw", "sgd-ema", "bf16-views", "unfreeze"],
-)
-def test_ten_kills(shared: Path, nursery: Nursery, overrides: tuple[str, ...], seed: int, tmp_path: Path) -> None:
-    whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
-    began = time.monotonic()
-    assert nursery.run(call(shared, whole.path, *overrides)) == 0
-    wall_s = time.monotonic() - began
-    killed_until_done(nursery, call(shared, broken.path, *overrides, num_workers=seed % 3), wall_s, 10, seed)
-    assert_same(broken, whole)
 
 
 def test_workers_cannot_change_a_bit(shared: Path, nursery: Nursery, unbroken: tuple[RunDir, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from hubtool.core.errors import UsageError
 from hubtool.jobs.finetune import finetune
 from hubtool.records.rundir import RunDir
 from hubtool.training.checkpoint import selected_tensors
-from jobs.test_finetune import RECIPE, call, draw_pictures, killed_until_done, numbers, nursery, wait_for_a_checkpoint
+from jobs.killing import assert_same, numbers
+from jobs.test_finetune import RECIPE, call, draw_pictures, nursery, wait_for_a_checkpoint
 
 __all__ = ["nursery"]
 
@@ -56,21 +58,22 @@ def test_two_processes_do_what_one_does(shared: Path, nursery: Any, tmp_path: Pa
 
 
 @pytest.mark.prove
-def test_a_run_goes_on_with_another_number_of_processes(shared: Path, nursery: Any, tmp_path: Path) -> None:
-    alone, together, fewer = (RunDir(tmp_path / name) for name in ("alone", "together", "fewer"))
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_killed_run_goes_on_with_another_number_of_processes(
+    before: int, after: int, shared: Path, nursery: Any, tmp_path: Path
+) -> None:
+    """Refused without ``--allow-drift``; the number stands in the result as drift."""
+    alone, run = RunDir(tmp_path / "alone"), RunDir(tmp_path / "run")
     assert nursery.run(call(shared, alone.path)) == 0
-    pid = nursery.start(call(shared, together.path, "run.save_every=1", num_processes=2))
-    wait_for_a_checkpoint(together)
-    os.kill(pid, signal.SIGTERM)
-    assert nursery.wait()[0] == 143
-    assert nursery.run(call(shared, together.path, "run.save_every=1")) == 7
-    subprocess.run(["cp", "-r", str(together.path), str(fewer.path)], check=True)
-    assert nursery.run(call(shared, together.path, num_processes=2)) == 0
-    assert nursery.run(call(shared, fewer.path, allow_drift=True)) == 0
-    assert_close(together, alone)
-    assert_close(fewer, alone)
-    assert together.result().numerics.num_processes == 2
-    assert "numerics.num_processes" in {d.field for d in fewer.result().drift}
+    pid = nursery.start(call(shared, run.path, "run.save_every=1", num_processes=before))
+    wait_for_a_checkpoint(run)
+    os.kill(pid, signal.SIGKILL)
+    assert nursery.wait()[0] == -signal.SIGKILL
+    assert nursery.run(call(shared, run.path, num_processes=after)) == 7
+    assert nursery.run(call(shared, run.path, num_processes=after, allow_drift=True)) == 0
+    assert_close(run, alone)
+    assert run.result().numerics.num_processes == after
+    assert "numerics.num_processes" in {d.field for d in run.result().drift}
 
 
 def test_a_number_of_processes_that_does_not_divide_is_refused_with_what_would(shared: Path, tmp_path: Path) -> None:
@@ -90,22 +93,35 @@ def test_a_number_of_processes_that_does_not_divide_is_refused_with_what_would(s
 def test_two_processes_are_exact_among_themselves_over_kills(shared: Path, nursery: Any, tmp_path: Path) -> None:
     whole, broken = RunDir(tmp_path / "whole"), RunDir(tmp_path / "broken")
     assert nursery.run(call(shared, whole.path, num_processes=2)) == 0
-    killed_until_done(nursery, call(shared, broken.path, num_processes=2), 12.0, 4, seed=3)
-    assert whole.result().weights_digest == broken.result().weights_digest
-    assert numbers(whole) == numbers(broken)
+    draw, killed = random.Random(3), 0
+    for _ in range(4):
+        killed += nursery.run(call(shared, broken.path, num_processes=2), kill_after_s=draw.uniform(2, 12)) != 0
+    assert nursery.run(call(shared, broken.path, num_processes=2)) == 0
+    assert killed
+    assert_same(broken, whole)
 
 
 @pytest.mark.prove
 def test_torchrun_starts_the_same_run(shared: Path, tmp_path: Path) -> None:
     """Through the command line, as in the documentation; only the first process writes to stdout.
 
-    (Without ``--run``: torchrun takes that for the beginning of an option of its own.)
+    Behind ``--``: without it torchrun takes ``--run`` for the beginning of an option of its own.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hubtool", "finetune"]
-    command += [str(shared / "mine.yaml"), "--data", str(shared / "pictures")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "hubtool",
+        "--",
+        "finetune",
+    ]
+    command += [str(shared / "mine.yaml"), "--data", str(shared / "pictures"), "--run", str(tmp_path / "mine")]
     done = subprocess.run(
         [*command, "--device", "cpu", "--workers", "0", "-q"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (run,) = done.stdout.split()
-    assert RunDir(tmp_path / run).result().numerics.num_processes == 2
+    assert done.stdout.split() == [str(tmp_path / "mine")]
+    assert RunDir(tmp_path / "mine").result().numerics.num_processes == 2

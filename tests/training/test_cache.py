@@ -138,7 +138,7 @@ def test_rows_that_a_kill_left_torn_are_cut_and_the_rest_is_kept(tmp_path: Path)
     read_all(make_feed(tmp_path)[0])
     (directory,) = tmp_path.iterdir()
     index, rows = directory / "index.bin", directory / "rows.bin"
-    os.truncate(index, 32 * 6 + 7)
+    os.truncate(index, 36 * 6 + 7)
     with rows.open("ab") as stream:
         stream.write(b"torn")
     feed, live, cut, _ = make_feed(tmp_path, is_checked=True)
@@ -146,7 +146,7 @@ def test_rows_that_a_kill_left_torn_are_cut_and_the_rest_is_kept(tmp_path: Path)
     feed, _, cut, _ = make_feed(tmp_path, is_checked=True)
     read_all(feed)
     assert cut.num_rows == 0
-    assert index.stat().st_size == 320
+    assert index.stat().st_size == 360
 
 
 _FILL = """
@@ -175,13 +175,56 @@ def test_a_fill_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert equal(cached, read_all(live))
 
 
-def test_a_damaged_row_is_found_by_the_check_and_the_run_goes_on_live(tmp_path: Path) -> None:
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+@pytest.mark.parametrize("row", range(10))
+def test_a_bit_that_flips_in_any_row_is_found_and_the_row_is_computed_again(
+    row: int, is_checked: bool, tmp_path: Path
+) -> None:
+    """Whether or not it is one of those that are compared with live ones at the start; the second epoch reads it anew."""
     read_all(make_feed(tmp_path)[0])
     (directory,) = tmp_path.iterdir()
-    data = bytearray((directory / "rows.bin").read_bytes())
-    data[-8] ^= 1
-    (directory / "rows.bin").write_bytes(data)
-    feed, live, _, told = make_feed(tmp_path)
+    row_bytes = (directory / "rows.bin").stat().st_size // 10
+    flip(directory / "rows.bin", row * row_bytes + row_bytes // 2)
+    feed, live, cut, told = make_feed(tmp_path, is_checked=is_checked)
+    assert equal(read_all(feed), read_all(live))
+    assert equal(read_all(feed), read_all(live))
+    assert told.lines == ["kept features were damaged on the disk, they are computed again"]
+    feed, _, cut, told = make_feed(tmp_path, is_checked=True)
+    assert equal(read_all(feed), read_all(live))
+    cut.num_rows = 0
+    read_all(feed)
+    assert (cut.num_rows, told.lines) == (0, [])  # what was computed again counts from now on
+
+
+@pytest.mark.parametrize("at", [5, 34])
+def test_a_bit_that_flips_in_the_index_is_no_other_row(at: int, tmp_path: Path) -> None:
+    """In a name: the row is not found. In a checksum: the row is taken for damaged."""
+    read_all(make_feed(tmp_path)[0])
+    (directory,) = tmp_path.iterdir()
+    flip(directory / "index.bin", 36 * 3 + at)
+    feed, live, _, _ = make_feed(tmp_path, is_checked=True)
+    assert equal(read_all(feed), read_all(live))
+    assert equal(read_all(feed), read_all(live))
+
+
+class Swayed(StemCut):
+    """Computes other bits than were kept: as after a change that the key does not know."""
+
+    def prefix(self, x_BCHW: torch.Tensor) -> Features:
+        return tuple(feature + 1e-6 for feature in super().prefix(x_BCHW))
+
+
+def test_rows_that_are_not_what_is_computed_now_end_the_cache(tmp_path: Path) -> None:
+    read_all(make_feed(tmp_path)[0])
+    (directory,) = tmp_path.iterdir()
+    feed, live, cut, told = make_feed(tmp_path)
+    live._cut = Swayed(cut.model)
     assert equal(read_all(feed), read_all(live))
     assert "not the live ones bit for bit" in told.lines[0]
     assert not directory.exists()
@@ -189,15 +232,15 @@ def test_a_damaged_row_is_found_by_the_check_and_the_run_goes_on_live(tmp_path: 
 
 def test_what_the_check_of_one_feed_finds_ends_the_cache_of_both(tmp_path: Path) -> None:
     read_all(make_feed(tmp_path)[0])
-    (directory,) = tmp_path.iterdir()
-    data = bytes(byte ^ 1 for byte in (directory / "rows.bin").read_bytes())
-    (directory / "rows.bin").write_bytes(data)
-    feed, live, _, told = make_feed(tmp_path)
-    other, _, _, other_told = make_feed(tmp_path)
-    other._kept = feed._kept
+    feed, live, cut, told = make_feed(tmp_path)
+    live._cut = Swayed(cut.model)
+    other, other_live, _, other_told = make_feed(tmp_path)
+    other._kept, other_live._cut = feed._kept, live._cut
     read_all(other)
-    assert equal(read_all(feed), read_all(live))
+    read_all(feed)
     assert (len(other_told.lines), told.lines) == (1, [])
+    batches = list(plain_batches(10, 4))
+    assert equal(list(other.features(batches)), read_all(live))
 
 
 TWO = (Activation(dtype="float32", shape=(2,)),)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -62,6 +63,23 @@ def test_the_best_and_the_last_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.publish(make_state(6, best=2))
     assert names(checkpoints) == ["e002", "e005", "e006"]
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [("min", ["e001", "e003", "e006"]), ("max", ["e002", "e004", "e006"])])
+def test_the_best_by_metric_are_kept_beside_the_last(mode: Any, wanted: list[str], tmp_path: Path) -> None:
+    """The best one is named by the state; the others follow by their own value, those without one last."""
+    best = 0
+    values = {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.8, 5: None, 6: 0.5}
+    checkpoints = Checkpoints(tmp_path, keep=3, mode=mode)
+    for epoch, value in values.items():
+        sign = 1 if mode == "min" else -1
+        if value is not None and (not best or sign * value < sign * (values[best] or 0)):
+            best = epoch
+        state = make_state(epoch, value=value)
+        name = Position(epoch=best, global_step=10 * best, metric="val/loss", value=values[best]).checkpoint_name
+        chosen = Best(checkpoint=name, epoch=best, global_step=10 * best, value=values[best] or 0)
+        checkpoints.publish(dataclasses.replace(state, position=state.position.model_copy(update={"best": chosen})))
+    assert names(checkpoints) == wanted
 
 
 def test_the_newest_is_found_by_its_state_not_by_its_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hubtool.core.errors import InterruptedRun, NumericError, UsageError
 from hubtool.records.log import Event
 from hubtool.records.recipe import Train
 from hubtool.records.state import Position
-from hubtool.training.checkpoint import TrainState, selected_tensors
+from hubtool.training.checkpoint import Checkpoints, TrainState, selected_tensors
 from hubtool.training.loop import is_over, judged
 from hubtool.training.signals import Stop
 from training.tiny import DrawnLoader, Run, make_model
@@ -205,3 +205,35 @@ def test_uncut_and_cut_training_agree_bit_for_bit(tmp_path: Path) -> None:
     cut = Run(tmp_path / "cut", make_train(), num_train=24).go()
     whole = Run(tmp_path / "whole", make_train(), num_train=24, is_cut=False).go()
     assert same(cut, whole)
+
+
+def test_saving_by_the_clock_saves_and_changes_no_number(tmp_path: Path) -> None:
+    """Stopped hard after two steps of an epoch, it goes on from the second; the other one from the beginning."""
+
+    class Crash:
+        def write(self, event: Event) -> None:
+            if event.global_step == 3:
+                raise KeyboardInterrupt
+
+    unbroken = Run(tmp_path / "unbroken", make_train(batch_size=4))
+    wanted = unbroken.go()
+    kept = {}
+    for save_every_s in (0.0, 3600.0):
+        run = Run(tmp_path / str(save_every_s), make_train(batch_size=4), save_every_s=save_every_s)
+        with pytest.raises(KeyboardInterrupt):
+            run.go(Crash())
+        found = Checkpoints(run.directory / "checkpoints", is_writer=False).newest_valid()
+        kept[save_every_s] = found[1].global_step if found else None
+        run = Run(run.directory, run.train, save_every_s=save_every_s)
+        assert same(run.go(), wanted)
+        assert run.events() == unbroken.events()
+    assert kept == {0.0: 2, 3600.0: None}
+
+
+def test_one_picture_for_a_trained_batchnorm_is_said(tmp_path: Path) -> None:
+    """Only where it has one value per channel: 9 pixels come to 1 after stem and body."""
+    run = Run(tmp_path, make_train(batch_size=4, grad_accum_steps=4))
+    run.model.body[0] = torch.nn.Conv2d(6, 8, 4)
+    with pytest.raises(UsageError) as caught:
+        run.go()
+    assert (caught.value.code, caught.value.where) == ("E-BATCHNORM-ONE", "train.grad_accum_steps")

@@ -131,6 +131,7 @@ class Run:
     views: int = 0
     is_cut: bool = True
     save_every: int | None = None
+    save_every_s: float | None = None
     stop: Stop = field(default_factory=Stop)
     loader: Any = None
     val_loader: Any = None
@@ -171,7 +172,8 @@ class Run:
             device=CPU,
             group=Alone(),
             checkpoints=checkpoints,
-            save_every=self.save_every,
+            save_every_steps=self.save_every,
+            save_every_s=self.save_every_s,
             journal=journal,
             sink=sink or Deaf(),
             stop=self.stop,
