@@ -44,7 +44,7 @@ def digests(facts: Facts) -> Findings:
             yield _wrong(name, f"the {what} digest is {now[:16]}…, result.json says {then[:16]}…")
     if facts.environment.numerics != result.numerics:
         yield _wrong("environment.json", "the numerics are not those of result.json")
-    if facts.resolved.backbone.pretrained and facts.backbone.origin.files != facts.resolved.backbone.files:
+    if facts.backbone.origin.files != facts.resolved.backbone.files:
         yield _wrong("evidence/backbone.json", "the backbone's files are not those of resolved.json")
     if facts.resolved.backbone.ref != facts.backbone.ref:
         yield _wrong(

@@ -164,8 +164,10 @@ def _base(repo: Repository) -> Verdict:
     front, manifest = repo.front, repo.json("hubtool.json")
     if not front.get("base_model") and not manifest.get("base_model"):
         return "the backbone is not named", f"{_CARD}: base_model: OWNER/NAME and base_model_relation: finetune"
-    is_bundled = str(manifest.get("base_model", "")).startswith("bundled:")
-    if not is_bundled and not front.get("base_model_revision") and not manifest.get("base_revision"):
+    pinned = repo.json("resolved.json").get("backbone", {})
+    if isinstance(pinned, dict) and (pinned.get("files") or pinned.get("pretrained") is False):
+        return None  # by the digest of each file, or there is nothing to pin
+    if not front.get("base_model_revision") and not manifest.get("base_revision"):
         return "the backbone's revision is not pinned", f"{_CARD}: base_model_revision: the commit it was loaded from"
     return None
 
