@@ -20,11 +20,10 @@ from hubtool.backbones import classifiers, heads_io, layout, modules, weights
 from hubtool.backbones.modules import is_under
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import write_json
-from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
+from hubtool.records.backbone import PROCESSOR_NAME, BackboneEntry, Origin, Preprocess
 from hubtool.records.package import Layout
 from hubtool.records.resolve import ResolvedRecipe
 
-PROCESSOR_NAME = "preprocessor_config.json"
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _OTHER_HEADS = ("pooler", "lm_head", "decoder", "mask_token", "predictions", "projection", "logit_scale", "text_model")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.refs import BackboneRef
 from hubtool.core.settings import BUNDLED
-from hubtool.records.backbone import BackboneEntry, Library, Origin, Preprocess
+from hubtool.records.backbone import PROCESSOR_NAME, BackboneEntry, Library, Origin, Preprocess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ _FROM_A_REPOSITORY = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
-    "preprocessor_config.json",
+    PROCESSOR_NAME,
 )
 
 

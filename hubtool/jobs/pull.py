@@ -20,7 +20,7 @@ from hubtool.records.backbone import CONFIG_NAMES, BackboneEntry, Origin
 from hubtool.records.registry import FILE_NAME, Registry, add_backbone, missing, read_all, read_registry
 from hubtool.records.reports import PullReport
 
-_OF_A_DIRECTORY = ("config.json", "*.safetensors", INDEX, "preprocessor_config.json")
+_OF_A_DIRECTORY = (*CONFIG_NAMES, "*.safetensors", INDEX)
 _CONVERTED = "converted.json"
 
 

@@ -13,7 +13,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 Library = Literal["timm", "torchvision", "transformers"]
-CONFIG_NAMES = ("config.json", "preprocessor_config.json")
+PROCESSOR_NAME = "preprocessor_config.json"
+CONFIG_NAMES = ("config.json", PROCESSOR_NAME)  # how a model is built and what it is fed
 
 
 class FileDigest(Record):
