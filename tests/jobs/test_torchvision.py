@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from hubtool.jobs.pull import pull
 from hubtool.jobs.push import push
 from hubtool.jobs.reproduce import reproduce
 from hubtool.jobs.verify import verify
+from hubtool.package import build, check_evidence
+from hubtool.package.facts import read_facts
 from hubtool.package.snippets import REPO, for_package
 from hubtool.records.backbone import Origin
 from hubtool.records.evidence import Golden
@@ -148,3 +151,13 @@ def test_others_come_back_by_the_cards_loader(
     classes = ["left", "middle", "right"]
     for label, score in prediction.scores:
         assert shares[classes.index(label)] == pytest.approx(score, abs=5e-3), "a resize of another library"
+    _tamper(at_home / "fetched" / "config.json")
+    facts = read_facts(at_home / "fetched", build.read_manifest(at_home / "fetched").layout)
+    (finding,) = check_evidence.preprocessing(facts)
+    assert finding.detail == "hubtool.preprocess is not that of resolved.json"
+
+
+def _tamper(path: Path) -> None:
+    config = json.loads(path.read_bytes())
+    config["hubtool"]["preprocess"]["mean"][0] += 0.01
+    path.write_text(json.dumps(config))
