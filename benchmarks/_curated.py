@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hubtool.core.digests import sha256_file
 from hubtool.core.refs import parse_backbone_ref
 from hubtool.core.settings import BUNDLED
@@ -44,7 +46,8 @@ CURATED = {
 _HALF = (0.5, 0.5, 0.5)
 _SQUASHED: dict[str, object] = {"crop_pct": 1.0, "crop_mode": "squash"}
 
-# As each repository's card, config.json and preprocessor_config.json state it; `hubtool pull` reads them again.
+# The repositories were not reached when this was written: licence and preprocessing are what is published about each
+# elsewhere, and `hubtool pull` reads config.json and preprocessor_config.json again. Parameters are counted.
 # (architecture, licence, classes, features, preprocessing beside 224 x 224); parameters are counted from the config.
 _HUB: dict[str, tuple[str, int, int, dict[str, object]]] = {
     "google/vit-base-patch16-224": (
@@ -52,7 +55,7 @@ _HUB: dict[str, tuple[str, int, int, dict[str, object]]] = {
     ),
     "microsoft/swin-tiny-patch4-window7-224": ("SwinForImageClassification", 1000, 768, _SQUASHED),
     "facebook/convnext-tiny-224": ("ConvNextForImageClassification", 1000, 768, {"crop_pct": 0.875}),
-    "facebook/dinov2-small": ("Dinov2Model", 0, 384, {"crop_pct": 0.875}),
+    "facebook/dinov2-small": ("Dinov2Model", 0, 768, {"crop_pct": 0.875}),  # its classifier reads class token and mean
 }  # fmt: skip
 _HUB_CONFIGS = {
     "facebook/dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14}
@@ -100,7 +103,7 @@ def _of_hub(ref: str) -> BackboneEntry:
     return BackboneEntry(
         ref=ref,
         library="transformers",
-        architecture=architecture,
+        architecture=_model_class(architecture).config_class.model_type,
         origin=Origin(repo_id=repo_id),
         license="apache-2.0",
         num_params=_params_of_config(architecture, num_classes, _HUB_CONFIGS.get(repo_id, {})),
@@ -110,12 +113,17 @@ def _of_hub(ref: str) -> BackboneEntry:
     )
 
 
+def _model_class(architecture: str) -> Any:
+    import transformers
+
+    return getattr(transformers, architecture)
+
+
 def _params_of_config(architecture: str, num_classes: int, changed: dict[str, int]) -> int:
     """Parameters of the class under its default configuration, which is that of the base models, built without memory."""
     import torch
-    import transformers
 
-    model_class = getattr(transformers, architecture)
+    model_class = _model_class(architecture)
     config = model_class.config_class(num_labels=num_classes, **changed)
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in model_class(config).parameters())

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +23,9 @@ from hubtool.backbones import export, freeze, frontier, head, parts, sources, we
 from hubtool.core.errors import HubtoolError
 from hubtool.core.refs import parse_backbone_ref
 from hubtool.core.settings import BUNDLED
+from hubtool.data import transforms
+from hubtool.data.images import draw_pictures
+from hubtool.package.snippets import for_package, snippets_for
 from hubtool.records.backbone import BackboneEntry, Library, Parts, Phase, Preprocess
 from hubtool.records.recipe import Freeze, Recipe
 from hubtool.records.resolve import ResolvedRecipe, resolve
@@ -110,6 +117,24 @@ def _try(entry: BackboneEntry, directory: Path | None, row: Row) -> None:
         golden = export.golden(package, pictures_BCHW=pictures, input_seed=0, input_shape=shape)
         if export.check_golden(package, golden, pictures_BCHW=pictures) != 0.0:
             raise AssertionError("golden logits differ at the second load")
+        if row.layout == "torchvision":
+            _check_loader(package, resolved)
+
+
+def _check_loader(package: Path, resolved: ResolvedRecipe) -> None:
+    """The card's own loader, which has torchvision and safetensors alone, against the package."""
+    picture = draw_pictures(0, 1)[0]
+    picture.save(package / "picture.png")
+    code = snippets_for("torchvision", resolved)["torchvision"]
+    names: dict[str, Any] = {"__name__": "__snippet__"}
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(for_package(code, "torchvision", str(package), str(package / "picture.png")), names)
+    with torch.no_grad():
+        wanted = export.load_package(package)(transforms.preprocess(picture, resolved.preprocess).unsqueeze(0))
+    off = float((names["logits"] - wanted).abs().max() / wanted.abs().max())
+    if not off <= 1e-4:
+        raise AssertionError(f"the card's loader is {off:.1e} off")
 
 
 def _smallest_input(entry: BackboneEntry, directory: Path | None) -> tuple[nn.Module, Preprocess]:
@@ -259,8 +284,10 @@ def as_markdown(rows: list[Row]) -> str:
         "# Backbones that were tried",
         "",
         "Random weights, a new head of three classes, `freeze: all` and freeze through the middle, the frontier's two halves",
-        "against the model bit for bit, one training step, package written and loaded again by hubtool, and by unmodified timm",
-        "and transformers where the layout is theirs. Written by `python -m benchmarks sweep --write docs/backbones.md`.",
+        "against the model bit for bit, one training step that moves what trains and nothing else, package written and loaded",
+        "again by hubtool, by unmodified timm and transformers where the layout is theirs, and by the card's own loader where it",
+        "is torchvision's. Frontier: *fx* is a cut on the traced graph; *module* one at a module boundary, where torch.fx cannot",
+        "trace the model (torch.export is not used). Written by `python -m benchmarks sweep --write docs/backbones.md`.",
         "",
     ]
     for library in dict.fromkeys(row.library for row in rows):

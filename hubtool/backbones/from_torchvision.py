@@ -28,6 +28,7 @@ from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
 from hubtool.records.package import Layout
 from hubtool.records.resolve import ResolvedRecipe
 
+_WITH_AUXILIARY = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _SWAG_LICENSE = "cc-by-nc-4.0"
 
@@ -135,7 +136,7 @@ def build(
     is_own = directory is not None and (directory / layout.CONFIG_NAME).is_file()
     saved: dict[str, Any] = dict(_own_config(directory)["model_args"]) if is_own and directory is not None else {}
     args = saved | _size_args(entry.architecture, preprocess)
-    if pretrained and entry.architecture in ("googlenet", "inception_v3") and not is_own:
+    if pretrained and entry.architecture in _WITH_AUXILIARY and not is_own:
         args["transform_input"] = preprocess.in_chans == 3
     if drop_path:
         args["stochastic_depth_prob"] = drop_path
@@ -178,7 +179,7 @@ def _square(architecture: str, preprocess: Preprocess) -> int:
 def create(name: str, args: Mapping[str, Any], *, seed: int = 0, is_filled: bool = True) -> nn.Module:
     """A model with seeded random weights; the global generator is left as it was. ``is_filled`` as for timm."""
     given = dict(args)
-    if name in ("googlenet", "inception_v3"):
+    if name in _WITH_AUXILIARY:
         given |= {"aux_logits": False, "init_weights": is_filled}
     try:
         with torch.random.fork_rng(devices=[]), nullcontext() if is_filled else unfilled():
@@ -239,6 +240,7 @@ def export(
             return "timm"
     num_classes = num_base_classes if head_state else len(classes)
     args = {k: list(v) if isinstance(v, tuple) else v for k, v in model.hubtool_args.items()}
+    args |= {"aux_logits": False, "init_weights": False} if model.hubtool_name in _WITH_AUXILIARY else {}
     own: dict[str, Any] = {
         "library": "torchvision",
         "architecture": resolved.backbone.architecture,
@@ -247,7 +249,9 @@ def export(
         "preprocess": resolved.preprocess.to_dict(),
     }
     if head_state:
-        own["head"] = heads_io.spec(model, resolved, "torchvision") | {"mode": resolved.head.mode}
+        own["head"] = heads_io.spec(model, resolved, "torchvision")
+        if resolved.head.mode == "replace":
+            own["head"]["place"] = classifiers.classifier_paths(model, "torchvision")[0]
         weights.save(head_state, directory / heads_io.HEAD_NAME)
     weights.save(state, directory / weights.WEIGHTS_NAME)
     write_json(directory / layout.CONFIG_NAME, {"hubtool": own})
@@ -276,7 +280,8 @@ def load_directory(directory: Path) -> nn.Module:
     in_chans = int(own["preprocess"].get("in_chans", 3))
     if in_chans != 3:
         widen(model, in_chans, None)
-    if own.get("head", {}).get("mode") == "replace":
-        modules.put(model, classifiers.classifier_paths(model, "torchvision")[0], nn.Identity())
+    place = own.get("head", {}).get("place")
+    if place is not None:
+        modules.put(model, str(place), nn.Identity())
     weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
     return model.eval()

@@ -20,12 +20,12 @@ from hubtool.backbones import classifiers, heads_io, layout, modules, weights
 from hubtool.backbones.modules import is_under
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import write_json
-from hubtool.records.backbone import BackboneEntry, Origin, Preprocess
+from hubtool.records.backbone import PROCESSOR_NAME, BackboneEntry, Origin, Preprocess
 from hubtool.records.package import Layout
 from hubtool.records.resolve import ResolvedRecipe
 
-PROCESSOR_NAME = "preprocessor_config.json"
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+_CONVNEXT_SQUASHED = 384  # from this edge on its processor squashes
 _OTHER_HEADS = ("pooler", "lm_head", "decoder", "mask_token", "predictions", "projection", "logit_scale", "text_model")
 
 
@@ -81,6 +81,7 @@ def _preprocess(config: Any, directory: Path) -> Preprocess:
         value = json.loads(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
         raise IntegrityError("E-CONFIG", "it is no JSON", where=PROCESSOR_NAME) from error
+    value = _processor_defaults(value) | value
     size = value.get("size", value.get("crop_size", getattr(config, "image_size", 224)))
     img_size, crop_pct, is_squashed = _sizes(size, value)
     in_chans = int(getattr(config, "num_channels", 3))
@@ -97,21 +98,39 @@ def _preprocess(config: Any, directory: Path) -> Preprocess:
     )
 
 
+def _processor_defaults(value: Mapping[str, Any]) -> dict[str, Any]:
+    """What the named processor takes for keys that are not written down; nothing where none is named."""
+    keys = ("resample", "image_mean", "image_std", "size", "do_center_crop", "crop_size")
+    if not _kind(value) or all(key in value for key in keys[:4]):
+        return {}
+    name = _kind(value).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    known = getattr(_library(), name, None)
+    own = {key: getattr(known, key, None) for key in keys if key not in value}
+    return {key: setting for key, setting in own.items() if setting is not None}
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    return str(value.get("image_processor_type") or value.get("feature_extractor_type") or "")
+
+
 def _sizes(size: Any, value: Mapping[str, Any]) -> tuple[tuple[int, int], float, bool]:
     """(height, width), crop_pct, whether the picture is squashed to that size instead of cropped."""
-    if isinstance(size, dict) and "shortest_edge" in size:
-        edge = int(size["shortest_edge"])
-        crop = value.get("crop_size")
-        if value.get("do_center_crop") and crop is not None:
-            height, width = _pair(crop)
-            return (height, width), min(1.0, height / edge), False
-        return (edge, edge), float(value.get("crop_pct") or 1.0), False
+    crop = _pair(value["crop_size"]) if value.get("do_center_crop") and value.get("crop_size") is not None else None
+    if _is_convnext(value):
+        edge = _pair(size)[0]
+        is_squashed = edge >= _CONVNEXT_SQUASHED
+        return (edge, edge), 1.0 if is_squashed else float(value.get("crop_pct") or 224 / 256), is_squashed
     height, width = _pair(size)
-    crop = value.get("crop_size")
-    if value.get("do_center_crop") and crop is not None:
-        cropped = _pair(crop)
-        return cropped, min(1.0, cropped[0] / height), False
+    if crop is not None:
+        return crop, min(1.0, crop[0] / height), False
+    if isinstance(size, dict) and "shortest_edge" in size:
+        return (height, height), float(value.get("crop_pct") or 1.0), False
     return (height, width), 1.0, True
+
+
+def _is_convnext(value: Mapping[str, Any]) -> bool:
+    """Its processor, ResNet's too, crops by ``crop_pct``, whatever form the size has."""
+    return _kind(value).startswith("ConvNext")
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -46,6 +46,11 @@ def attach(model: nn.Module, head: Head, *, num_outputs: int, seed: int, library
         )  # fmt: skip
     for number, path in enumerate(paths):
         old = model.get_submodule(path)
+        if library == "torchvision" and isinstance(old, nn.Conv2d) and head.type != "linear":
+            raise UsageError(
+                "E-HEAD-PLACE", f"the classifier of {type(model).__name__} is a convolution before its pooling",
+                do="head.type: linear",
+            )  # fmt: skip
         new = _new_layer(model, old, path, head, num_outputs)
         _draw(new, Address(purpose="head", index=number).seed(seed))
         modules.put(model, path, Appended(old, new) if head.mode == "append" else new)

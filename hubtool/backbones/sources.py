@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.refs import BackboneRef
 from hubtool.core.settings import BUNDLED
-from hubtool.records.backbone import BackboneEntry, Library, Origin, Preprocess
+from hubtool.records.backbone import PROCESSOR_NAME, BackboneEntry, Library, Origin, Preprocess
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ _FROM_A_REPOSITORY = (
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
-    "preprocessor_config.json",
+    PROCESSOR_NAME,
 )
 
 
@@ -30,9 +30,9 @@ def locate(ref: BackboneRef) -> Origin:
     """The unpinned place of a backbone; raises NotFoundError with the nearest names."""
     match ref.source:
         case "timm":
-            from hubtool.backbones import from_timm
+            from hubtool.backbones import timm_table
 
-            return from_timm.locate(ref.name)
+            return timm_table.locate(ref.name)
         case "torchvision":
             from hubtool.backbones import from_torchvision
 
@@ -61,12 +61,12 @@ def _directory(ref: BackboneRef, directory: Path) -> Path:
 def wanted_files(ref: BackboneRef) -> tuple[str, ...]:
     """What to fetch of a repository, as names and globs; those present are taken. Empty: one plain URL."""
     if ref.source == "timm":
-        from hubtool.backbones import from_timm
+        from hubtool.backbones import timm_table
 
-        other = from_timm.weights_file(ref.name)
+        other = timm_table.weights_file(ref.name)
         if other is not None:
             return ("config.json", other)
-        return _FROM_A_REPOSITORY[:4] if from_timm.locate(ref.name).repo_id else ()
+        return _FROM_A_REPOSITORY[:4] if timm_table.locate(ref.name).repo_id else ()
     return _FROM_A_REPOSITORY if ref.source == "hf" else ()
 
 
@@ -74,9 +74,9 @@ def describe(ref: BackboneRef, origin: Origin, directory: Path | None) -> Backbo
     """What is known of it: from its files, or without them from the library's own offline table."""
     match ref.source:
         case "timm":
-            from hubtool.backbones import from_timm
+            from hubtool.backbones import timm_table
 
-            return from_timm.describe(str(ref), ref.name, origin, directory)
+            return timm_table.describe(str(ref), ref.name, origin, directory)
         case "torchvision":
             from hubtool.backbones import from_torchvision
 
@@ -98,9 +98,9 @@ def _describe_directory(ref: str, origin: Origin, directory: Path) -> BackboneEn
         from hubtool.backbones import from_torchvision
 
         return from_torchvision.describe_directory(ref, origin, directory)
-    from hubtool.backbones import from_timm
+    from hubtool.backbones import timm_table
 
-    return from_timm.describe_directory(ref, origin, directory)
+    return timm_table.describe_directory(ref, origin, directory)
 
 
 def library_of(directory: Path) -> Library:

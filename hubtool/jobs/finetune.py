@@ -59,7 +59,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         return follow_torchrun(device)
     from hubtool.data.kept import Kept
     from hubtool.data.splits import index_data
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
 
     path, data = find_recipe(str(recipe)), Path(data).expanduser()
     chosen = load_recipe(path, tuple(overrides))
@@ -76,7 +76,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
         mirror=None if mirror is None else str(mirror),
         run=chosen.run,
     )
-    backbone = pull(chosen.backbone.ref, reporter=reporter)
+    backbone = backbone_of(chosen.backbone.ref, pretrained=chosen.backbone.pretrained, reporter=reporter)
     resolved = resolve(chosen, backbone.entry)
     _refuse_early(chosen.run, backbone.entry.license)
     with contextlib.ExitStack() as stack:

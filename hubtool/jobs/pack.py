@@ -43,7 +43,7 @@ def pack(
     The run is held meanwhile. Raises UsageError (2) for an unknown licence, naming ``run.card.license``; NotFoundError (4)
     for an unfinished run; IntegrityError (5); SecurityError (6) for a secret; ConflictError (7) for a run in use.
     """
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
     from hubtool.jobs.target import build_selected
 
     place = RunDir(Path(run).expanduser())
@@ -52,7 +52,8 @@ def pack(
     _check_place(target, place)
     with place.held():
         options, resolved = place.options(), place.resolved()
-        backbone = pull(options.backbone or resolved.backbone.ref, reporter=reporter)
+        named = resolved.backbone
+        backbone = backbone_of(options.backbone or named.ref, pretrained=named.pretrained, reporter=reporter)
         model = build_selected(place, reporter=reporter)
         about = build.About(
             backbone=_as_resolved(backbone.entry, place),
@@ -101,9 +102,7 @@ def _check_place(target: Path, place: RunDir) -> None:
 def _as_resolved(entry: BackboneEntry, place: RunDir) -> BackboneEntry:
     """The backbone as it is recorded in resolved.json. Raises IntegrityError when it was pulled anew with other bytes."""
     pinned = place.resolved().backbone
-    if pinned.pretrained and sorted((f.path, f.sha256) for f in pinned.files) != sorted(
-        (f.path, f.sha256) for f in entry.origin.files
-    ):
+    if sorted((f.path, f.sha256) for f in pinned.files) != sorted((f.path, f.sha256) for f in entry.origin.files):
         raise IntegrityError(
             "E-RUN-BACKBONE",
             f"{entry.ref} has other files now than the run was trained from",
@@ -145,7 +144,7 @@ def _layers(place: RunDir, model: Any) -> LayerTable:
     parts = find_parts(model, resolved.backbone.library)
     phase = freeze.schedule(resolved, parts, num_epochs=resolved.train.epochs)[-1]
     shape = (resolved.preprocess.in_chans, *resolved.preprocess.img_size)
-    return layers.table(model, parts, phase, input_shape=shape, frontier="")
+    return layers.table(model, parts, phase, input_shape=shape, frontier=layers.frozen_through(parts, phase))
 
 
 def golden_pictures(seed: int, preprocess: Preprocess) -> Tensor:

@@ -16,11 +16,11 @@ from hubtool.hub.fetch import Vouch, directory_here, fetch_repo
 from hubtool.hub.listing import INDEX, choose, differing, digest_files, is_pickle, shards_of
 from hubtool.hub.urls import fetch_url, url_dir
 from hubtool.jobs import endpoint
-from hubtool.records.backbone import BackboneEntry, Origin
+from hubtool.records.backbone import CONFIG_NAMES, BackboneEntry, Origin
 from hubtool.records.registry import FILE_NAME, Registry, add_backbone, missing, read_all, read_registry
 from hubtool.records.reports import PullReport
 
-_OF_A_DIRECTORY = ("config.json", "*.safetensors", INDEX, "preprocessor_config.json")
+_OF_A_DIRECTORY = (*CONFIG_NAMES, "*.safetensors", INDEX)
 _CONVERTED = "converted.json"
 
 
@@ -50,6 +50,31 @@ def pull(
     if known is not None and wanted.source != "local":
         _compare(entry, known)
     return _enter(wanted, entry, directory, settings)
+
+
+def backbone_of(ref: str, *, pretrained: bool, reporter: Reporter = SILENT) -> PullReport:
+    """The backbone of a recipe: pulled; for random weights only described, and nothing is fetched or entered."""
+    if pretrained:
+        return pull(ref, reporter=reporter)
+    report = outline(ref, reporter=reporter)
+    return report.model_copy(update={"entry": report.entry.as_random()})
+
+
+def outline(ref: str, *, hub: str | None = None, reporter: Reporter = SILENT) -> PullReport:
+    """A backbone without its weights: from the libraries' own tables or a directory's config.json, without network.
+
+    What stands in a repository alone (``hf:``) is pulled: nothing else says how it is built.
+    """
+    wanted = _wanted(ref, read_all(read_settings().home))
+    if wanted.source == "hf":
+        return pull(ref, hub=hub, reporter=reporter)
+    origin = sources.locate(wanted)
+    directory = Path(origin.directory) if origin.directory else None
+    if directory is not None:
+        names = [name for name in CONFIG_NAMES if (directory / name).is_file()]
+        origin = origin.model_copy(update={"files": digest_files(directory, names)})
+    entry = sources.describe(wanted, origin, directory)
+    return PullReport(entry=entry, directory=str(directory) if directory else None, is_new=False)
 
 
 def directory_of(entry: BackboneEntry, settings: Settings) -> Path | None:

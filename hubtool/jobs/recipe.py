@@ -44,10 +44,11 @@ def check_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def show_recipe(recipe: str | Path, overrides: Sequence[str] = (), *, reporter: Reporter = SILENT) -> ResolvedRecipe:
     """The resolved recipe: every default filled in, the backbone pinned. Offline for bundled and pulled backbones."""
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
 
     checked = check_recipe(recipe, overrides)
-    return resolve(checked, pull(checked.backbone.ref, reporter=reporter).entry)
+    named = checked.backbone
+    return resolve(checked, backbone_of(named.ref, pretrained=named.pretrained, reporter=reporter).entry)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -162,19 +162,19 @@ def _match(attempt: Attempt) -> Match:
 
 def _backbone(attempt: Attempt) -> PullReport | None:
     """The pinned backbone, its files compared with those of resolved.json; None where it cannot be had."""
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
 
     pinned = attempt.resolved.backbone
     if pinned.ref.startswith("local:"):
         attempt.missing.append(f"backbone: {pinned.ref} was a directory of its author's and is published nowhere")
         return None
     try:
-        report = pull(pinned.ref, reporter=attempt.reporter)
+        report = backbone_of(pinned.ref, pretrained=pinned.pretrained, reporter=attempt.reporter)
     except NotFoundError as error:
         attempt.missing.append(f"backbone: {error}")
         return None
     mine = sorted((f.path, f.sha256) for f in report.entry.origin.files)
-    if pinned.pretrained and mine != sorted((f.path, f.sha256) for f in pinned.files):
+    if mine != sorted((f.path, f.sha256) for f in pinned.files):
         attempt.missing.append(f"backbone: the files of {pinned.ref} are not those it was trained from")
         return None
     return report
@@ -270,6 +270,8 @@ def _verdict(attempt: Attempt, reason: str) -> Verdict:
     differ = differences(claimed.numerics, now)
     weights_equal = measured is not None and measured.weights_digest == claimed.weights_digest
     findings = [*attempt.findings, *attempt.missing, *_unclaimed(claimed.claims, measured)]
+    if measured is not None and claimed.initial_digest not in (None, measured.initial_digest):
+        findings.append("the weights before training differ: another library, or processor, draws others from the seed")
     if measured is not None and not weights_equal and not differ:
         findings.append(
             "on equal numerics the weights should be equal and are not: recipe, seed, code or processor differ"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubtool.core.digests import sha256_file
+from hubtool.core.digests import sha256_file, sha256_json
 from hubtool.core.errors import HubtoolError, IntegrityError
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
@@ -192,13 +192,13 @@ def _train(
 
 
 def _follow(place: RunDir, group: Group) -> None:
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
 
-    options = place.options()
+    options, resolved = place.options(), place.resolved()
     inputs = Inputs(
         recipe=b"",
-        resolved=place.resolved(),
-        backbone=pull(options.backbone),
+        resolved=resolved,
+        backbone=backbone_of(options.backbone, pretrained=resolved.backbone.pretrained),
         data=place.data(),
         options=options,
     )
@@ -375,6 +375,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
         data_digest=inputs.data.digest(),
         backbone_digest=inputs.resolved.backbone.digest(),
         weights_digest=state_digest(model.state_dict()),
+        initial_digest=sha256_json(session.digests),
         selected=Selected(
             checkpoint=best.checkpoint,
             epoch=best.epoch,

@@ -111,12 +111,13 @@ def build_selected(run: RunDir, *, reporter: Reporter = SILENT) -> Any:
     """A finished run's model with its selected weights, their digest checked against the result's."""
     from hubtool.backbones.weights import state_digest
     from hubtool.core.errors import IntegrityError
-    from hubtool.jobs.pull import pull
+    from hubtool.jobs.pull import backbone_of
     from hubtool.training.checkpoint import selected_tensors
     from hubtool.training.loop import restore
 
     result, resolved = run.result(), run.resolved()
-    backbone = pull(run.options().backbone or resolved.backbone.ref, reporter=reporter)
+    named = resolved.backbone
+    backbone = backbone_of(run.options().backbone or named.ref, pretrained=named.pretrained, reporter=reporter)
     model = build(resolved, backbone, num_classes=len(run.data().classes))
     restore(model, selected_tensors(run.checkpoints / result.selected.checkpoint))
     if state_digest(model.state_dict()) != result.weights_digest:

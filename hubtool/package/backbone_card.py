@@ -99,7 +99,10 @@ def _digests(entry: BackboneEntry) -> str:
         return "published with the weights; every byte is checked against them"
     if entry.digests_from == "first_pull":
         return "recorded at the first pull (trust on first use); another byte later is an error"
-    return "recorded by the first `hubtool pull`; another byte later is an error"
+    first = "recorded by the first `hubtool pull`; another byte later is an error"
+    if entry.ref.startswith("hf:"):
+        return f"{first}. Until then licence and preprocessing above are not checked against the repository's own files"
+    return first
 
 
 def _use(name: str, entry: BackboneEntry) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hubtool.package.front import EVAL_NAME, eval_results
 from hubtool.package.privacy import LOG_NAME
 from hubtool.package.snippets import snippets_for
 from hubtool.package.tensors import WEIGHTS_FILES, opened, packed_weights
+from hubtool.records.backbone import PROCESSOR_NAME
 from hubtool.records.claims import Claim
 from hubtool.records.evidence import Golden, Predictions
 from hubtool.records.metrics import choose_threshold, claims_of, compute
@@ -44,7 +46,7 @@ def digests(facts: Facts) -> Findings:
             yield _wrong(name, f"the {what} digest is {now[:16]}…, result.json says {then[:16]}…")
     if facts.environment.numerics != result.numerics:
         yield _wrong("environment.json", "the numerics are not those of result.json")
-    if facts.resolved.backbone.pretrained and facts.backbone.origin.files != facts.resolved.backbone.files:
+    if facts.backbone.origin.files != facts.resolved.backbone.files:
         yield _wrong("evidence/backbone.json", "the backbone's files are not those of resolved.json")
     if facts.resolved.backbone.ref != facts.backbone.ref:
         yield _wrong(
@@ -195,14 +197,19 @@ def classes(facts: Facts) -> Findings:
 
 
 def preprocessing(facts: Facts) -> Findings:
-    """config.json tells timm the preprocessing of resolved.json."""
+    """config.json, or the processor's, tells its reader the preprocessing of resolved.json."""
     config = _config(facts)
     if "auto_map" in config or "custom_pipelines" in config:
         yield _wrong("config.json", "asks its reader to run code of the repository")
+    p = facts.resolved.preprocess
+    own = config.get("hubtool")
+    if isinstance(own, dict) and own.get("preprocess", p.to_dict()) != p.to_dict():
+        yield _wrong("config.json", "hubtool.preprocess is not that of resolved.json")
+    if (facts.directory / PROCESSOR_NAME).is_file():
+        yield from _processor(facts)
     cfg = config.get("pretrained_cfg")
     if not isinstance(cfg, dict):
         return
-    p = facts.resolved.preprocess
     wanted = {
         "input_size": [p.in_chans, *p.img_size],
         "mean": list(p.mean),
@@ -214,6 +221,19 @@ def preprocessing(facts: Facts) -> Findings:
     for key, value in wanted.items():
         if cfg.get(key) != value:
             yield _wrong("config.json", f"pretrained_cfg.{key} is {cfg.get(key)}, resolved.json says {value}")
+
+
+def _processor(facts: Facts) -> Findings:
+    config, p = _json_of(facts.directory / PROCESSOR_NAME), facts.resolved.preprocess
+    size = config.get("crop_size", config.get("size"))
+    wanted = (
+        ("image_mean", config.get("image_mean"), list(p.mean)),
+        ("image_std", config.get("image_std"), list(p.std)),
+        ("the input", size, {"height": p.img_size[0], "width": p.img_size[1]}),
+    )
+    for name, now, then in wanted:
+        if now != then:
+            yield _wrong(PROCESSOR_NAME, f"{name} is {now}, resolved.json says {then}")
 
 
 def weights(facts: Facts) -> Findings:
@@ -290,12 +310,16 @@ def hub_results(facts: Facts) -> Findings:
 
 
 def _config(facts: Facts) -> dict[str, Any]:
+    return _json_of(facts.directory / "config.json")
+
+
+def _json_of(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((facts.directory / "config.json").read_bytes())
+        config = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise IntegrityError("E-CONFIG", f"cannot be read: {error}", where="config.json") from error
+        raise IntegrityError("E-CONFIG", f"cannot be read: {error}", where=path.name) from error
     if not isinstance(config, dict):
-        raise IntegrityError("E-CONFIG", "no mapping of keys", where="config.json")
+        raise IntegrityError("E-CONFIG", "no mapping of keys", where=path.name)
     return config
 
 

@@ -97,9 +97,16 @@ def _code(repo: Repository) -> Verdict:
     )
 
 
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The section that hubtool writes where a library has no place for what a reader needs."""
+    own = config.get("hubtool")
+    return own if isinstance(own, dict) else {}
+
+
 def _config(repo: Repository) -> Verdict:
     config = repo.json("config.json")
-    if any(key in config for key in ("architecture", "architectures", "model_type")):
+    named = [config, _own(config)]
+    if any(key in section for key in ("architecture", "architectures", "model_type") for section in named):
         return None
     what = "config.json names no architecture" if "config.json" in repo.sizes else "there is no config.json"
     return what, "push with timm, transformers or `hubtool push`: they write which network the weights belong to"
@@ -107,8 +114,7 @@ def _config(repo: Repository) -> Verdict:
 
 def _classes(repo: Repository) -> Verdict:
     config = repo.json("config.json")
-    own = config.get("hubtool")
-    labels = config.get("label_names") or (own.get("classes") if isinstance(own, dict) else None)
+    labels = config.get("label_names") or _own(config).get("classes")
     if labels is None and isinstance(config.get("id2label"), dict):
         labels = list(config["id2label"].values())
     if not labels:
@@ -127,7 +133,8 @@ def _classes(repo: Repository) -> Verdict:
 def _preprocessing(repo: Repository) -> Verdict:
     config = repo.json("config.json")
     cfg = config.get("pretrained_cfg")
-    known = [config, cfg if isinstance(cfg, dict) else {}, repo.json("preprocessor_config.json")]
+    own = _own(config).get("preprocess")
+    known = [config, repo.json("preprocessor_config.json"), *(c for c in (cfg, own) if isinstance(c, dict))]
     if any(("mean" in c and "std" in c) or ("image_mean" in c and "image_std" in c) for c in known):
         return None
     return (
@@ -164,8 +171,10 @@ def _base(repo: Repository) -> Verdict:
     front, manifest = repo.front, repo.json("hubtool.json")
     if not front.get("base_model") and not manifest.get("base_model"):
         return "the backbone is not named", f"{_CARD}: base_model: OWNER/NAME and base_model_relation: finetune"
-    is_bundled = str(manifest.get("base_model", "")).startswith("bundled:")
-    if not is_bundled and not front.get("base_model_revision") and not manifest.get("base_revision"):
+    pinned = repo.json("resolved.json").get("backbone", {})
+    if isinstance(pinned, dict) and (pinned.get("files") or pinned.get("pretrained") is False):
+        return None  # by the digest of each file, or there is nothing to pin
+    if not front.get("base_model_revision") and not manifest.get("base_revision"):
         return "the backbone's revision is not pinned", f"{_CARD}: base_model_revision: the commit it was loaded from"
     return None
 

@@ -129,8 +129,9 @@ def data_notes(facts: Facts) -> list[str]:
 def training(facts: Facts) -> str:
     train, result = facts.resolved.train, facts.result
     selected = result.selected
+    was = "equal to the backbone's" if facts.resolved.backbone.pretrained else "as it was drawn"
     frozen = (
-        "After training every frozen tensor was still equal to the backbone's, bit for bit."
+        f"After training every frozen tensor was still {was}, bit for bit."
         if result.is_frozen_equal
         else "**Frozen tensors do not equal the backbone's.**"
     )
@@ -192,12 +193,15 @@ def limits(facts: Facts) -> list[str]:
     if facts.result.drift:
         fields = ", ".join(md(d.field) for d in facts.result.drift)
         lines.append(f"**The run was resumed although something had changed** (`--allow-drift`): {fields}.")
-    lines.append("What the backbone learnt from its own pretraining data, biases included, is in here too.")
+    if facts.resolved.backbone.pretrained:
+        lines.append("What the backbone learnt from its own pretraining data, biases included, is in here too.")
     return lines
 
 
 def license_text(facts: Facts) -> str:
     base = licenses.parse(facts.backbone.license)
+    if not facts.resolved.backbone.pretrained:
+        return f"{md(facts.license)}, named by the author; no weights of others are in it."
     if base is None:
         return f"{md(facts.license)}, named by the author; the backbone's own licence is not recorded."
     if base == facts.license:
@@ -210,7 +214,8 @@ def citation(facts: Facts, repo: str) -> str:
     title = re.sub(r"[{}\\`<>]", "", one_line(facts.title))
     pinned = facts.resolved.backbone
     base = pinned.repo_id or pinned.url or facts.backbone_name
+    made = "Fine-tuned from" if pinned.pretrained else "Trained from random weights in the shape of"
     return (
         f"@misc{{{key},\n  title = {{{title}}},\n  howpublished = {{{repo}}},\n"
-        f"  note = {{Fine-tuned from {base}; weights sha256 {facts.result.weights_digest[:16]}}}\n}}"
+        f"  note = {{{made} {base}; weights sha256 {facts.result.weights_digest[:16]}}}\n}}"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from hubtool.records.backbone import Library
 from hubtool.records.package import Layout
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.tasks import TaskName
@@ -53,6 +56,62 @@ classes = json.load(open(hf_hub_download("OWNER/NAME", "config.json")))["hubtool
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(body))
 x = body(transform(Image.open("picture.jpg").convert("RGB")).unsqueeze(0))
 """
+# torchvision's own layout: torchvision and safetensors are all it takes.
+_TORCHVISION = """\
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision import models
+from torchvision.transforms import InterpolationMode, v2
+
+folder = Path("OWNER/NAME")  # hf download OWNER/NAME --local-dir OWNER/NAME
+own = json.loads((folder / "config.json").read_text())["hubtool"]
+model = models.get_model(own["architecture"], weights=None, **own["model_args"]).eval()
+"""
+_OTHER_CHANNELS = """\
+first = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d))
+first.weight = torch.nn.Parameter(first.weight.new_empty(first.out_channels, {in_chans}, *first.kernel_size))
+"""
+_WITHOUT_CLASSIFIER = """\
+parent, _, name = own["head"]["place"].rpartition(".")
+setattr(model.get_submodule(parent), name, torch.nn.Identity())
+"""
+_TORCHVISION_FORWARD = """\
+model.load_state_dict(load_file(folder / "model.safetensors"))
+p = own["preprocess"]
+transform = v2.Compose([
+    v2.Resize(int(p["img_size"][0] / p["crop_pct"]), interpolation=InterpolationMode(p["interpolation"])),
+    v2.CenterCrop(p["img_size"]), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(p["mean"], p["std"]),
+])
+x = model(transform(Image.open("picture.jpg").convert("RGB")).unsqueeze(0))
+"""
+_HEAD_BESIDE = """\
+F = torch.nn.functional
+head = {k.removeprefix("layer."): v for k, v in load_file(folder / "head.safetensors").items()}
+"""
+_FROM_OWN = 'classes = own["classes"]\n'
+
+# A head that transformers does not have, in the place of the classifier or behind it.
+_TRANSFORMERS_OWN_HEAD = """\
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+folder = Path("OWNER/NAME")  # hf download OWNER/NAME --local-dir OWNER/NAME
+own = json.loads((folder / "config.json").read_text())["hubtool"]
+model = AutoModelForImageClassification.from_pretrained(folder).eval()
+"""
+_TRANSFORMERS_FORWARD = """\
+pixels = AutoImageProcessor.from_pretrained(folder)(Image.open("picture.jpg").convert("RGB"), return_tensors="pt")
+x = model(**pixels).logits
+"""
 _FORWARD = {
     "mlp": """\
 x = F.gelu(F.linear(x, head["fc1.weight"], head["fc1.bias"]))
@@ -70,17 +129,56 @@ logits = head["scale"] * F.linear(F.normalize(x, dim=-1), F.normalize(head["weig
 
 def snippets_for(layout: Layout, resolved: ResolvedRecipe) -> dict[str, str]:
     """Library → program, for those that load this layout as it is."""
-    task, mode = resolved.task, _MODES[resolved.preprocess.in_chans]
+    task, mode, library = resolved.task, _MODES[resolved.preprocess.in_chans], resolved.backbone.library
     programs: dict[str, str] = {}
     if layout == "timm":
         programs["timm"] = _TIMM + (_TIMM_OUTPUTS if task in ("regression", "multilabel") else _TIMM_CLASSES)
-    if layout == "hubtool" and resolved.backbone.library == "timm" and resolved.head.type in _FORWARD:
-        programs["timm"] = _OWN_HEAD + _FORWARD[resolved.head.type] + _own_answer(task)
+    if layout == "torchvision":
+        programs["torchvision"] = _torchvision(resolved)
+    if layout == "hubtool":
+        programs[library] = _OWN_HEADS[library](resolved)
     if layout in ("timm", "transformers") and task in ("classification", "binary") and mode == "RGB":
         programs["transformers"] = _TRANSFORMERS
     is_one = task in ("classification", "binary")
     programs["hubtool"] = _HUBTOOL if is_one else _HUBTOOL.replace(".scores[0][0]", ".scores")
-    return {library: code.replace('"RGB"', f'"{mode}"') for library, code in programs.items()}
+    return {name: code.replace('"RGB"', f'"{mode}"') for name, code in programs.items()}
+
+
+def _torchvision(resolved: ResolvedRecipe) -> str:
+    """A linear head; binary travels as two rows of it."""
+    task = "classification" if resolved.task == "binary" else resolved.task
+    code = _TORCHVISION + _channels(resolved) + _TORCHVISION_FORWARD
+    return code + "logits = x\n" + _FROM_OWN + _own_answer(task)
+
+
+def _timm_own_head(resolved: ResolvedRecipe) -> str:
+    return _OWN_HEAD + _FORWARD[resolved.head.type] + _own_answer(resolved.task)
+
+
+def _torchvision_own_head(resolved: ResolvedRecipe) -> str:
+    code = _TORCHVISION + _channels(resolved) + _place(resolved) + _TORCHVISION_FORWARD + _HEAD_BESIDE
+    return code + _FORWARD[resolved.head.type] + _FROM_OWN + _own_answer(resolved.task)
+
+
+def _transformers_own_head(resolved: ResolvedRecipe) -> str:
+    code = _TRANSFORMERS_OWN_HEAD + _place(resolved) + _TRANSFORMERS_FORWARD + _HEAD_BESIDE
+    return code + _FORWARD[resolved.head.type] + _FROM_OWN + _own_answer(resolved.task)
+
+
+_OWN_HEADS: dict[Library, Callable[[ResolvedRecipe], str]] = {
+    "timm": _timm_own_head,
+    "torchvision": _torchvision_own_head,
+    "transformers": _transformers_own_head,
+}
+
+
+def _channels(resolved: ResolvedRecipe) -> str:
+    in_chans = resolved.preprocess.in_chans
+    return _OTHER_CHANNELS.format(in_chans=in_chans) if in_chans != 3 else ""
+
+
+def _place(resolved: ResolvedRecipe) -> str:
+    return _WITHOUT_CLASSIFIER if resolved.head.mode == "replace" else ""
 
 
 def _own_answer(task: TaskName) -> str:

@@ -13,6 +13,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropMode = Literal["center", "squash", "border"]
 Library = Literal["timm", "torchvision", "transformers"]
+PROCESSOR_NAME = "preprocessor_config.json"
+CONFIG_NAMES = ("config.json", PROCESSOR_NAME)  # how a model is built and what it is fed
 
 
 class FileDigest(Record):
@@ -71,6 +73,11 @@ class BackboneEntry(Record):
     num_classes: int | None = None
     preprocess: Preprocess
     digests_from: Literal["published", "first_pull"] | None = None
+
+    def as_random(self) -> BackboneEntry:
+        """The same architecture for random weights: of its files only those that say how it is built, nobody's licence."""
+        files = tuple(file for file in self.origin.files if file.path in CONFIG_NAMES)
+        return self.model_copy(update={"origin": Origin(files=files), "license": None, "digests_from": None})
 
     def files_digest(self) -> str:
         """What names the backbone's bytes: the digest over its files' paths and sha256."""

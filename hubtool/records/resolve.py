@@ -29,9 +29,11 @@ class PinnedBackbone(Record):
 
     def digest(self) -> str:
         """Over what was loaded, so that one content from two places is one backbone; random weights are named as such
-        (their seed is the recipe's)."""
-        files = sorted((f.path, f.sha256) for f in self.files) if self.pretrained else "random"
-        return sha256_json([self.architecture, files])
+        (their seed is the recipe's), with the files that say how they are built."""
+        files = sorted((f.path, f.sha256) for f in self.files)
+        if self.pretrained:
+            return sha256_json([self.architecture, files])
+        return sha256_json([self.architecture, "random", *files])
 
 
 class ResolvedData(Record):
@@ -73,6 +75,7 @@ def resolve(recipe: Recipe, entry: BackboneEntry) -> ResolvedRecipe:
 
 
 def _pin(recipe: Recipe, entry: BackboneEntry) -> PinnedBackbone:
+    entry = entry if recipe.backbone.pretrained else entry.as_random()
     source, _, name = entry.ref.partition(":")
     return PinnedBackbone(
         ref=f"local:{name.rstrip('/').rpartition('/')[2]}" if source == "local" else entry.ref,
@@ -82,7 +85,7 @@ def _pin(recipe: Recipe, entry: BackboneEntry) -> PinnedBackbone:
         repo_id=entry.origin.repo_id,
         url=entry.origin.url,
         revision=entry.origin.revision,
-        files=entry.origin.files if recipe.backbone.pretrained else (),
+        files=entry.origin.files,
     )
 
 

@@ -49,7 +49,8 @@ class Selected(Record):
 class Result(Record):
     """What came out. ``weights_digest`` is over the selected weights of the whole model, head included.
 
-    ``is_frozen_equal``: every tensor and buffer that no phase trained is the backbone's, bit for bit.
+    ``initial_digest``: of the model before training, over its tensors' digests: the new head's and all random weights are
+    drawn from the seed. ``is_frozen_equal``: every tensor and buffer that no phase trained is the backbone's, bit for bit.
     ``drift``: what ``--allow-drift`` let differ at a resume. ``wall_s`` is the training time over all sessions.
     """
 
@@ -59,6 +60,7 @@ class Result(Record):
     data_digest: Sha256
     backbone_digest: Sha256
     weights_digest: Sha256
+    initial_digest: Sha256 | None = None
     selected: Selected
     is_frozen_equal: bool
     num_params: int

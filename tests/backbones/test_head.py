@@ -102,3 +102,5 @@ def test_frozen_names_stay_the_backbones_own() -> None:
         "classifier.1.layer.weight",
         "classifier.1.layer.bias",
     }
+    with pytest.raises(UsageError, match="before its pooling"):
+        with_head(entry, None, resolved_of(entry, pretrained=False, head={"type": "mlp"}))

@@ -128,6 +128,40 @@ def test_from_a_hub_then_without_it(home: Path, tmp_path: Path, ref: str, repo: 
     assert pull(f"{ref}@{commit}").directory == report.directory
 
 
+def test_a_transformers_repository_under_its_real_name(hub: EmbeddedHub, tmp_path: Path) -> None:
+    """A tiny model of the type; the licence is the catalogue's, for config.json has none."""
+    import torch
+    import transformers
+
+    from hubtool.backbones import sources
+
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, num_labels=5
+    )
+    made = transformers.ViTForImageClassification(config).eval()
+    made.save_pretrained(tmp_path / "made")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "made")
+    publish(hub, "google/vit-base-patch16-224", {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir()})
+    report = pull("hf:google/vit-base-patch16-224", hub=hub.url)
+    entry = report.entry
+    assert (entry.library, entry.architecture, entry.num_classes, entry.license) == (
+        "transformers",
+        "vit",
+        5,
+        "apache-2.0",
+    )
+    assert {file.path for file in entry.origin.files} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    model = sources.build(entry, Path(report.directory or ""), pretrained=True, preprocess=entry.preprocess)
+    x_BCHW = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(x_BCHW), made(x_BCHW).logits)
+
+
 def test_the_recorded_hub_and_commit_are_used_to_heal_a_bad_cache(hub: EmbeddedHub) -> None:
     publish(hub, TIMM_REPO, FILES)
     report = pull(TIMM, hub=hub.url)
@@ -177,12 +211,13 @@ def test_other_bytes_at_the_same_commit_are_refused(home: Path) -> None:
         (FILES, Lies(body=lambda data: data[:-1] + b"?"), "E-INTEGRITY"),
         (FILES, Lies(head=lambda headers: headers.update({"ETag": '"../../evil"'})), "E-HUB-BADOID"),
         (FILES, Lies(answer=(404, {"X-Error-Code": "RepoNotFound"})), "E-HUB-404"),
+        (FILES, Lies(answer=(401, {"X-Error-Code": "RepoNotFound"})), "E-HUB-401"),
         (FILES, Lies(answer=(403, {"X-Error-Code": "GatedRepo"})), "E-HUB-GATED"),
         ({"config.json": FILES["config.json"], "pytorch_model.bin": b"x"}, Lies(), "E-SEC-PICKLE"),
         ({**FILES, "config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}, Lies(), "E-SEC-REMOTE-CODE"),
         ({**FILES, "config.json": b"{}"}, Lies(), "E-CONFIG"),
     ],
-    ids=["wrong bytes", "hostile etag", "not there", "gated", "pickle only", "remote code", "mixin"],
+    ids=["wrong bytes", "hostile etag", "not there", "private", "gated", "pickle only", "remote code", "mixin"],
 )
 def test_what_cannot_be_pulled_leaves_no_entry(home: Path, files: dict[str, bytes], lies: Lies, code: str) -> None:
     with LyingHub(files, lies=lies, repo="ada/tiny") as liar, pytest.raises(HubtoolError) as caught:
