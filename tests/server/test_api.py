@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from hubtool.core.ids import Oid
 from hubtool.server.call import Limits
 from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.pointers import Pointer
 from tests.server.clients import Http, commit_lines, put
 
 NET, KEPT = "/api/models/lab/net", "/api/models/lab/kept"
@@ -201,6 +203,7 @@ BAD_COMMITS: dict[str, tuple[bytes, int, str]] = {
     "file under file": (_raw(HEAD_LINE, put("a.txt/b", b"1")), 400, "line 2"),
     "file over folder": (_raw(HEAD_LINE, put("dir", b"1")), 400, "line 2"),
     "not uploaded": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID, "size": 9}}), 400, "line 2"),
+    "the text of a pointer": (_raw(HEAD_LINE, put("w", Pointer(Oid(OID), 9).encode())), 400, "not uploaded"),
     "oid upper case": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID.upper()}}), 400, "line 2"),
     "md5": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID, "algo": "md5"}}), 400, "line 2"),
     "parent": (_raw({"key": "header", "value": {"summary": "s", "parentCommit": "../x"}}), 400, "parentCommit"),
