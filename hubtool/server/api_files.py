@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,12 +57,11 @@ def get_tree(call: Call) -> Any:
     value = [entry_json(entry, commits.get(entry.path)) for entry in page]
     if start + len(page) >= len(entries):
         return value
-    return _json(value, call.next_link(cursor=start + len(page)))
+    return json_page(value, call.next_link(cursor=start + len(page)))
 
 
-def _json(value: Any, headers: dict[str, str]) -> Response:
-    import json
-
+def json_page(value: Any, headers: dict[str, str]) -> Response:
+    """One page of a list; ``headers`` lead to the next."""
     return Response(json.dumps(value).encode(), headers=headers, media_type="application/json")
 
 

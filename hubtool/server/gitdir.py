@@ -24,6 +24,7 @@ from hubtool.server.gitprocess import BATCHES, git_environment, git_error, git_p
 from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 
 HIDDEN_REFS = "refs/hubtool"
+NO_SHA = "0" * 40
 _SHA = re.compile(r"[0-9a-f]{40}")
 _DEAD_LOCK_S = 60.0  # git holds one for milliseconds
 _MAX_LOOSE_BYTES = 1 << 20

@@ -14,7 +14,7 @@ import hubtool
 from hubtool.core.errors import HubtoolError
 from hubtool.core.files import make_dirs, write_text
 from hubtool.core.ids import RepoId
-from hubtool.server.commits import NO_SHA
+from hubtool.server.gitdir import NO_SHA
 from hubtool.server.history import pointers
 from hubtool.server.objects import ObjectStore
 from hubtool.server.repos import Repo

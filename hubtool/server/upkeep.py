@@ -16,8 +16,7 @@ from hubtool.core.files import TEMP_PREFIX, publish_dir
 from hubtool.core.ids import Oid
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.records.hub import BackupReport, FsckReport, GcReport, HubFinding
-from hubtool.server.commits import NO_SHA
-from hubtool.server.gitdir import HIDDEN_REFS, GitDir
+from hubtool.server.gitdir import HIDDEN_REFS, NO_SHA, GitDir
 from hubtool.server.gitprocess import git_environment, git_program, run_git
 from hubtool.server.history import pointers
 from hubtool.server.repos import Repo

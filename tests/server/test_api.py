@@ -69,12 +69,35 @@ def test_create_again_is_409_with_the_url_the_client_reads(net: Http, shared: Em
     assert reply.status == 409 and reply.json["url"] == f"{shared.url}/lab/net", "names differ by more than case"
 
 
-def test_move_keeps_everything_and_frees_the_old_name(net: Http) -> None:
+def test_move_keeps_everything_and_the_old_name_leads_to_the_new(net: Http) -> None:
     sha = net("GET", NET).json["sha"]
-    assert net("POST", "/api/repos/move", {"fromRepo": "lab/net", "toRepo": "lab/moved", "type": "model"}).status == 200
-    assert net("GET", NET).status == 404
+
+    def move(old: str, new: str) -> None:
+        body = {"fromRepo": f"lab/{old}", "toRepo": f"lab/{new}", "type": "model"}
+        assert net("POST", "/api/repos/move", body).status == 200
+
+    move("net", "moved")
     assert net("GET", "/api/models/lab/moved").json["sha"] == sha
-    assert net("DELETE", "/api/repos/delete", {"name": "moved", "organization": "lab"}).status == 200
+    led = {
+        "/api/models/LAB/Net/tree/main?recursive=true": "/api/models/lab/moved/tree/main?recursive=true",
+        "/lab/net/resolve/main/dir%2Fb.txt": "/lab/moved/resolve/main/dir%2Fb.txt",
+        "/lab/net": "/lab/moved",
+        "/lab/net.git/info/refs?service=git-upload-pack": "/lab/moved.git/info/refs?service=git-upload-pack",
+    }
+    for old, new in led.items():
+        reply = net("GET", old, headers={"Accept": "text/html"})
+        assert (reply.status, reply.headers["location"]) == (307, new), old
+    assert net("POST", f"{NET}/commit/main", commit_lines(put("x", b"y" * 300_000))).status == 307
+    move("moved", "again")
+    assert net("GET", NET).headers["location"] == "/api/models/lab/again", "two moves are one step"
+    move("again", "net")
+    assert net("GET", NET).json["sha"] == sha and net("GET", "/api/models/lab/again").status == 307
+    assert net("POST", "/api/repos/create", {"name": "again", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/again").json["sha"] != sha, "a name that is taken anew is its own"
+    assert net("DELETE", "/api/repos/delete", {"name": "again", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/again").status == 404
+    assert net("DELETE", "/api/repos/delete", {"name": "net", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/moved").status == 404, "nothing leads to what is gone"
 
 
 def test_settings_change_visibility_and_gating(net: Http) -> None:

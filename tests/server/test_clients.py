@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.run import listen, make_server, site_of
 from tests.server.clients import Client, Http
 
@@ -130,6 +131,39 @@ def test_hf_command(client: Client) -> None:
     client.hf("repos", "branch", "create", "lab/net", "dev")
     client.hf("repos", "tag", "create", "lab/net", "v1")
     assert "v1" in client.hf("repos", "tag", "list", "lab/net")
+
+
+def test_a_repository_that_moved_is_found_by_its_old_name(client: Client, hub: EmbeddedHub) -> None:
+    client.python("""
+        import os, pathlib
+        from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
+        api, weights = HfApi(), os.urandom(2_000_000)
+        api.create_repo("lab/old")
+        api.upload_file(repo_id="lab/old", path_in_repo="w.bin", path_or_fileobj=weights)
+        api.move_repo("lab/old", "lab/new")
+        assert api.model_info("lab/old").id == "lab/new"
+        assert pathlib.Path(hf_hub_download("lab/old", "w.bin")).read_bytes() == weights
+        there = pathlib.Path(snapshot_download("lab/old", local_dir="there"))
+        assert (there / "w.bin").read_bytes() == weights
+        api.upload_file(repo_id="lab/old", path_in_repo="more.bin", path_or_fileobj=os.urandom(2_000_000))
+        api.upload_file(repo_id="lab/old", path_in_repo="text.txt", path_or_fileobj=b"words" * 400_000)
+        assert {"more.bin", "text.txt"} < set(api.list_repo_files("lab/new"))
+    """)
+    identity = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
+    client.run(["git", "lfs", "install", "--skip-repo"])
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/old", "clone"])
+    clone = client.home / "clone"
+    assert (clone / "w.bin").stat().st_size == 2_000_000
+    (clone / "x.bin").write_bytes(bytes(range(256)) * 999)
+    client.run(["git", "add", "."], cwd=clone)
+    client.run(["git", "commit", "-qm", "more"], cwd=clone, **identity)
+    client.run(["git", "push", "-q", "origin", "main"], cwd=clone)
+    assert Http(hub.url)("GET", "/lab/new/resolve/main/x.bin").body == bytes(range(256)) * 999
 
 
 def test_datasets_load_from_a_dataset_repository(client: Client) -> None:
