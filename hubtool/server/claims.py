@@ -46,9 +46,9 @@ class Claims:
         counted = [attempt for attempt in self.attempts if not attempt.problem]
         num = sum(attempt.state in reproductions.REPRODUCED for attempt in counted)
         if not counted:
-            return "claimed; nobody has published a reproduction yet"
+            return "Claimed; nobody has published a reproduction yet."
         of = f" of {len(counted)}" if num < len(counted) else ""
-        return f"reproduced by {num}{of} published {'attempt' if len(counted) == 1 else 'attempts'}"
+        return f"Reproduced by {num}{of} published {'attempt' if len(counted) == 1 else 'attempts'}."
 
 
 def read_claims(paths: Iterable[str], read: Callable[[str, int], bytes]) -> Claims:

@@ -207,7 +207,7 @@ def read_range(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
     """Raises NotFoundError at the call, IntegrityError when the file ends early."""
     try:
         stream = path.open("rb", buffering=0)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise NotFoundError("E-HUB-OBJECT", "the stored bytes are missing", where=path.name) from error
     end = os.fstat(stream.fileno()).st_size if stop is None else stop
     return _chunks(stream.fileno(), stream.close, start, end)

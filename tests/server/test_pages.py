@@ -129,20 +129,20 @@ def test_the_model_page_counts_the_reproductions_that_count(pushed: Http, packag
         measured_numerics=elsewhere,
         numerics_differ=differences(made.NUMERICS, elsewhere),
     )
-    assert "reproduced by 1 published attempt<" in _attach(pushed, exact)
+    assert "Reproduced by 1 published attempt.<" in _attach(pushed, exact)
     text = _attach(pushed, within)
-    assert "reproduced by 2 published attempts<" in text and "cuda NVIDIA H100" in text
+    assert "Reproduced by 2 published attempts.<" in text and "cuda NVIDIA H100" in text
     assert re.search(rf'href="/lab/digits/resolve/[0-9a-f]{{40}}/reproductions/{exact.id}.json"', text)
     other = exact.model_copy(update={"data_digest": "0" * 64})
     text = _attach(pushed, other)
-    assert "reproduced by 2 published attempts<" in text and "not counted: it is about another result" in text
+    assert "Reproduced by 2 published attempts.<" in text and "not counted: it is about another result" in text
     boast = made.reproduction(package, weights_equal=False)
     text = _attach(pushed, boast)
-    assert "reproduced by 2 published attempts<" in text and "not counted: it says exact" in text
+    assert "Reproduced by 2 published attempts.<" in text and "not counted: it says exact" in text
     renamed = _attach(pushed, exact, name="0" * 16)
-    assert "reproduced by 2 published attempts<" in renamed and "changed after it was written" in renamed
+    assert "Reproduced by 2 published attempts.<" in renamed and "changed after it was written" in renamed
     failed = made.reproduction(package, state="not reproduced", findings=("<script>",))
-    assert "reproduced by 2 of 3 published attempts<" in _attach(pushed, failed)
+    assert "Reproduced by 2 of 3 published attempts.<" in _attach(pushed, failed)
 
 
 def test_what_is_no_record_is_not_shown(pushed: Http) -> None:
