@@ -11,10 +11,12 @@ from urllib.parse import quote, urlencode
 import jinja2
 from starlette.responses import RedirectResponse, Response
 
+from hubtool.core.digests import sha256_bytes
 from hubtool.core.errors import HubtoolError
 from hubtool.core.ids import CommitSha
 from hubtool.server import curves, markdown
 from hubtool.server.access import Rule
+from hubtool.server.answers import is_unchanged
 from hubtool.server.api_files import read_file
 from hubtool.server.api_repos import visible
 from hubtool.server.call import Call, Route
@@ -83,8 +85,12 @@ def error_page(refusal: Refusal) -> Response:
 
 
 def stylesheet(call: Call) -> Response:
-    headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
-    return Response((_HERE / "templates" / "hub.css").read_bytes(), headers=headers, media_type="text/css")
+    """Asked for again with each page, so that it fits the pages of the hubtool that serves them."""
+    data = (_HERE / "templates" / "hub.css").read_bytes()
+    headers = {"ETag": f'"{sha256_bytes(data)}"', "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if is_unchanged(call.request, headers["ETag"]):
+        return Response(None, 304, headers=headers)
+    return Response(data, headers=headers, media_type="text/css")
 
 
 def listing(call: Call) -> Response:

@@ -175,6 +175,13 @@ def test_files_and_history(pushed: Http) -> None:
     assert commit.status == 302 and commit.headers["location"] == f"/lab/digits/tree/{sha}"
 
 
+def test_the_stylesheet_is_asked_for_again_and_sent_once(pushed: Http) -> None:
+    first = pushed("GET", "/static/hub.css")
+    assert first.status == 200 and first.headers["cache-control"] == "no-cache"
+    again = pushed("GET", "/static/hub.css", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+
+
 def test_a_missing_page_is_a_page(pushed: Http) -> None:
     for path in ("/lab/nothing", "/lab/digits/tree/nowhere", "/a/b/c/d/e", "/lab/digits/tree/main/none"):
         reply = pushed("GET", path, headers=HTML)
