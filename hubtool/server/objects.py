@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, from_os_error
 from hubtool.core.files import DISK, Disk, make_dirs, write_bytes
@@ -164,6 +165,17 @@ class ObjectStore:
         """The bytes ``start`` to ``stop`` (exclusive) in chunks. Raises NotFoundError before the first one."""
         parts = self.parts(oid)
         return read_range(self._file(oid), start, stop) if parts is None else self.xorbs.read(parts, start, stop)
+
+    def open_whole(self, oid: Oid, stop: int) -> IO[bytes] | None:
+        """The file of an object that lies here whole, else None. Raises IntegrityError if it ends before ``stop``."""
+        try:
+            file = self.path(oid).open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.fileno()).st_size < stop:
+            file.close()
+            raise IntegrityError("E-HUB-SHORT", "a stored file is shorter than it should be", where=oid)
+        return file
 
     def __iter__(self) -> Iterator[Oid]:
         for directory in sorted(self.directory.iterdir()):

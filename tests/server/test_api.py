@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -399,6 +400,65 @@ def test_multipart_uploads(net: Http, shared: EmbeddedHub, monkeypatch: pytest.M
     assert commit(net, pointer).status == 200, "a copy names no size"
     reply = net("GET", "/lab/net/resolve/main/w.bin", headers={"Range": "bytes=99999-200000"})
     assert reply.body == data[99_999:200_001] and reply.headers["x-linked-etag"] == f'"{oid}"'
+
+
+def _stored(http: Http, data: bytes) -> None:
+    """lab/net/w.bin, kept whole."""
+    oid = hashlib.sha256(data).hexdigest()
+    body = {"operation": "upload", "objects": [{"oid": oid, "size": len(data)}]}
+    href = http("POST", "/lab/net.git/info/lfs/objects/batch", body).json["objects"][0]["actions"]["upload"]["href"]
+    assert http("PUT", "/" + href.split("/", 3)[3], data).status == 200
+    assert commit(http, {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid}}).status == 200
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[EmbeddedHub]:
+    """A hub that waits a second for a reader, with 30 MB in lab/net/w.bin."""
+    with EmbeddedHub(tmp_path / "impatient", limits=Limits(send_s=1.0)) as hub:
+        http = Http(hub.url)
+        http("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+        _stored(http, bytes(30_000_000))
+        yield hub
+
+
+def test_a_whole_object_is_sent_again_and_again_on_one_connection(net: Http, shared: EmbeddedHub) -> None:
+    data = os.urandom(1 << 20)
+    _stored(net, data)
+    connection = http.client.HTTPConnection(urlsplit(shared.url).netloc)
+    for low, high in ((0, 1 << 20), (5, 900_000), (0, 1), ((1 << 20) - 1, 1 << 20), (0, 1 << 20)):
+        connection.request("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high - 1}"})
+        reply = connection.getresponse()
+        assert (reply.status, reply.read()) == (206, data[low:high])
+    connection.request("HEAD", "/lab/net/resolve/main/w.bin")
+    assert connection.getresponse().read() == b""
+    connection.close()
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stops reading"])
+def test_a_reader_that_does_not_read_on_is_dropped(impatient: EmbeddedHub, leaves: bool) -> None:
+    log = Path(impatient._root) / "logs/access.jsonl"
+    with socket.create_connection(("127.0.0.1", urlsplit(impatient.url).port or 0)) as sock:
+        sock.sendall(b"GET /lab/net/resolve/main/w.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 200 " in sock.recv(1000)
+        if leaves:
+            sock.close()
+        deadline = time.monotonic() + 10
+        while '"status": 499' not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    line = json.loads(log.read_text().splitlines()[-1])
+    assert line["status"] == 499 and line["bytes"] < 30_000_000
+    assert Http(impatient.url)("GET", "/lab/net/resolve/main/w.bin").body == bytes(30_000_000), "others are served"
+
+
+def test_a_stored_file_that_was_cut_is_no_answer(net: Http, shared: EmbeddedHub) -> None:
+    data = os.urandom(10_000)
+    _stored(net, data)
+    oid = hashlib.sha256(data).hexdigest()
+    path = Path(shared._root) / "objects" / oid[:2] / oid[2:]
+    path.write_bytes(data[:9_000])
+    reply = net("GET", "/lab/net/resolve/main/w.bin")
+    assert (reply.status, reply.json["code"]) == (500, "E-HUB-SHORT")
+    assert net("GET", "/lab/net/resolve/main/w.bin", headers={"Range": "bytes=0-99"}).body == data[:100]
 
 
 # The edge
