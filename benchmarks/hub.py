@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hubtool.server.run import listen
 from tests.server.clients import Client, Served
 
 PUSH = """
@@ -53,6 +55,7 @@ def drain(url: str, path: str) -> None:
     connection = http.client.HTTPConnection(url.removeprefix("http://"))
     connection.request("GET", path)
     answer = connection.getresponse()
+    assert answer.status == 200, (url, path, answer.status)
     buffer = bytearray(1 << 20)
     while answer.readinto(buffer):
         pass
@@ -96,7 +99,12 @@ def main(arguments: list[str]) -> int:
             pull_s = min(timed(lambda: drain(hub.url, path)) for _ in range(3))
             print(f"pull by GET: {pull_s:.1f} s, {size / pull_s / 1e6:.0f} MB/s")
             if shutil.which("nginx"):
-                print(f"nginx GET: {nginx(place, source):.0f} MB/s")
+                nginx_s = nginx(place, source)
+                print(
+                    f"nginx GET: {nginx_s:.1f} s, {size / nginx_s / 1e6:.0f} MB/s; pull by GET is {nginx_s / pull_s:.2f} of it"
+                )
+            else:
+                print("nginx GET: not measured, nginx is not installed")
             print(f"HEAD resolve: {heads(hub.url, path):.0f} a second on one connection")
             print(f"peak memory of the hub: {hub.peak_bytes() / 1e6:.0f} MB")
         for num in (1, 10):
@@ -110,17 +118,23 @@ def main(arguments: list[str]) -> int:
 
 
 def nginx(place: Path, source: Path) -> float:
-    """MB/s of the same GET from nginx."""
+    """Seconds of the same GET from nginx."""
+    with contextlib.closing(listen("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
     config = place / "nginx.conf"
-    config.write_text(
-        f"daemon off; pid {place}/nginx.pid; error_log /dev/null; events {{}} http {{ access_log off; "
-        f"server {{ listen 127.0.0.1:8199; root {source.parent}; }} }}"
+    temporary = " ".join(
+        f"{kind}_temp_path {place}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    config.write_text(
+        f"daemon off; pid {place}/nginx.pid; error_log /dev/null; events {{}} http {{ access_log off; sendfile on; {temporary} "
+        f"server {{ listen 127.0.0.1:{port}; root {source.parent}; }} }}"
+    )
+    place.chmod(0o755)  # its workers are another user
+    source.chmod(0o644)
     child = subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
         time.sleep(0.5)
-        seconds = min(timed(lambda: drain("http://127.0.0.1:8199", f"/{source.name}")) for _ in range(3))
-        return source.stat().st_size / seconds / 1e6
+        return min(timed(lambda: drain(f"http://127.0.0.1:{port}", f"/{source.name}")) for _ in range(3))
     finally:
         child.terminate()
         child.wait()

@@ -27,6 +27,7 @@ from hubtool.hub.client import Hub
 from hubtool.hub.guard import Expected
 from hubtool.hub.listing import INDEX, MAX_FILES, Listed, check_paths, choose, differing, problem, shards_of
 from hubtool.hub.translate import offline
+from hubtool.records import reproductions
 from hubtool.records.backbone import FileDigest, Origin
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 
@@ -286,8 +287,9 @@ def directory_here(cache_dir: Path, origin: Origin) -> Path | None:
 def fetch_package(hub: Hub, repo_id: str, revision: str | None, target: Path) -> FetchedPackage:
     """Bring a whole package into the directory ``target`` and verify every digest of its hubtool.json.
 
-    What lies in ``target`` from an earlier fetch is replaced. Files of the repository that the manifest does not name
-    are not fetched. Raises IntegrityError naming each file that is missing or differs; ``target`` is then as before.
+    What lies in ``target`` from an earlier fetch is replaced. Of the files that the manifest does not name the records of
+    reproductions are fetched. Raises IntegrityError naming each file that is missing or differs; ``target`` is then as
+    before.
     """
     snapshot = resolve(hub, RepoId(repo_id), revision)
     where = f"{repo_id}@{snapshot.commit[:8]}"
@@ -301,7 +303,12 @@ def fetch_package(hub: Hub, repo_id: str, revision: str | None, target: Path) ->
     missing = sorted(names - snapshot.files.keys())
     if missing:
         raise IntegrityError("E-PACKAGE-MISSING", f"missing: {', '.join(missing[:10])}", where=where)
-    paths |= fetch_files(hub, snapshot, sorted(names))
+    beside = {
+        name
+        for name, file in snapshot.files.items()
+        if reproductions.NAME.fullmatch(name) and file.size_bytes <= reproductions.MAX_BYTES
+    }
+    paths |= fetch_files(hub, snapshot, sorted(names | beside))
     is_card_edited = False
     with _replacing(target, where) as fresh, publish_dir(fresh) as temp:
         for name, path in paths.items():
@@ -315,7 +322,7 @@ def fetch_package(hub: Hub, repo_id: str, revision: str | None, target: Path) ->
         directory=target,
         commit=snapshot.commit,
         manifest=manifest,
-        ignored=tuple(sorted(snapshot.files.keys() - names - {MANIFEST_NAME, ".gitattributes"})),
+        ignored=tuple(sorted(snapshot.files.keys() - names - beside - {MANIFEST_NAME, ".gitattributes"})),
         is_card_edited=is_card_edited,
     )
 

@@ -29,11 +29,13 @@ from hubtool.hub.client import Hub
 from hubtool.hub.fetch import Snapshot, check_manifest, fetch_files, list_files
 from hubtool.hub.listing import Listed, differing
 from hubtool.hub.translate import offline, words
+from hubtool.records import reproductions
 from hubtool.records.backbone import FileDigest
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from hubtool.records.reports import PushPlan
+from hubtool.records.run import Result
 
-# What a hub, a client or a reproduction leaves in a package's directory: not part of it, not sent.
+# What a hub, a client or a reproduction leaves in a package's directory: not part of it.
 _NOT_OF_IT = re.compile(r"\.gitattributes|\.cache/huggingface/.*|reproductions/.*")
 
 
@@ -103,7 +105,7 @@ def push(hub: Hub, plan: PushPlan, package: Path, *, message: str | None = None)
 
 
 def package_files(package: Path) -> tuple[FileDigest, ...]:
-    """Every file of a package, hubtool.json too, checked against its manifest.
+    """Every file of a package, hubtool.json too, checked against its manifest; then the reproductions beside it that count.
 
     Raises NotFoundError where there is none, IntegrityError naming what differs, SecurityError for links and devices.
     """
@@ -124,8 +126,16 @@ def package_files(package: Path) -> tuple[FileDigest, ...]:
     problems = differing(package, manifest.files)
     if problems:
         raise IntegrityError("E-INTEGRITY", "; ".join(problems[:10]), where=str(package), do="pack again")
-    own = FileDigest(path=MANIFEST_NAME, size_bytes=path.stat().st_size, sha256=sha256_file(path))
-    return (*manifest.files, own)
+    beside = [MANIFEST_NAME]
+    if reproductions.found(package):
+        counted = reproductions.counted(package, Result.read(package / "result.json"))
+        beside += map(reproductions.path_of, counted)
+    return (*manifest.files, *(_digest(package, name) for name in beside))
+
+
+def _digest(package: Path, name: str) -> FileDigest:
+    path = package / name
+    return FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def read_head(hub: Hub, repo: RepoId, branch: Revision) -> Head | None:
@@ -150,12 +160,24 @@ def read_head(hub: Hub, repo: RepoId, branch: Revision) -> Head | None:
     return Head(is_private=bool(info.private), is_branch=is_branch, snapshot=snapshot)
 
 
-def card_of(hub: Hub, repo_id: str, revision: str = "main") -> str | None:
-    """The text of the card that stands in the repository now; None where there is none."""
+def standing(hub: Hub, repo_id: str, revision: str = "main") -> tuple[str | None, dict[str, bytes]]:
+    """What others wrote in the repository: the text of its card, None where there is none; its records of reproductions."""
     head = read_head(hub, RepoId(repo_id), Revision(revision))
-    if head is None or head.snapshot is None or "README.md" not in head.snapshot.files:
-        return None
-    return fetch_files(hub, head.snapshot, ["README.md"])["README.md"].read_text(encoding="utf-8", errors="replace")
+    if head is None or head.snapshot is None:
+        return None, {}
+    return read_standing(hub, head.snapshot)
+
+
+def read_standing(hub: Hub, snapshot: Snapshot) -> tuple[str | None, dict[str, bytes]]:
+    """The same of a commit; records are path → bytes, not yet read as records."""
+    wanted = sorted(
+        name
+        for name, file in snapshot.files.items()
+        if name == "README.md" or (reproductions.NAME.fullmatch(name) and file.size_bytes <= reproductions.MAX_BYTES)
+    )
+    data = {name: path.read_bytes() for name, path in fetch_files(hub, snapshot, wanted).items()}
+    card = data.pop("README.md", None)
+    return (None if card is None else card.decode("utf-8", errors="replace")), data
 
 
 def is_same(path: Path, remote: Listed) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
+from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.ids import RepoId
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
@@ -45,8 +45,9 @@ def push(  # noqa: PLR0913  one keyword for each option of the command
     """
     repo_id = RepoId(repo)
     package = _packed(Path(target).expanduser(), with_images, with_names, reporter)
+    _refuse_wrong(package)
     with endpoint.writing(hub, reporter=reporter) as opened, _place(package, dry_run) as place:
-        manifest = _addressed(opened, place, repo_id, revision, shown=package)
+        manifest = _addressed(opened, place, repo_id, revision)
         plan = sending.plan(opened, place, repo_id, revision=revision, is_public=public, shares=build.shares(manifest))
         tell(plan, opened, reporter)
         if dry_run:
@@ -109,27 +110,32 @@ def _place(package: Path, dry_run: bool) -> Iterator[Path]:
         yield copy
 
 
-def _addressed(hub: Hub, package: Path, repo: RepoId, revision: str, *, shown: Path) -> PackageManifest:
-    """The card names this repository and keeps what people wrote in it; the package holds, and holds no secret.
-
-    ``shown`` is the directory that a person knows.
-    """
-    for file in build.read_manifest(package).files:
-        if file.path != card.FILE_NAME and not (package / file.path).is_file():
-            raise IntegrityError("E-PACKAGE", f"{file.path} is missing", where=str(shown), do="pack again")
-    text = sending.card_of(hub, repo, revision)
-    manifest = build.address(package, repo, person=card.person_text(text) if text else None)
+def _refuse_wrong(package: Path) -> None:
+    """Before anything is written or asked: the package holds no secret, and what it says is so. A card that was removed is
+    made again."""
     secrets.refuse(secrets.scan(package))
-    wrong = [finding for finding in check.verify(package) if not finding.is_ok]
+    has_card = (package / card.FILE_NAME).is_file()
+    findings = [finding for finding in check.verify(package) if not finding.is_ok]
+    wrong = [finding for finding in findings if has_card or finding.name != card.FILE_NAME]
+    wrong.sort(key=lambda finding: finding.name == card.FILE_NAME)  # the line that was edited says more than the digest
     if wrong:
         is_card = wrong[0].name.startswith(card.FILE_NAME)
         raise IntegrityError(
             "E-CARD-MISMATCH" if is_card else "E-PACKAGE",
             f"{wrong[0].name}: {wrong[0].detail}" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
-            where=str(shown),
+            where=str(package),
             do="`hubtool verify` lists everything; pack again",
         )
-    return manifest
+
+
+def _addressed(hub: Hub, package: Path, repo: RepoId, revision: str) -> PackageManifest:
+    """The card names this repository, keeps what people wrote in it and counts the reproductions that stand there."""
+    text, records = sending.standing(hub, repo, revision)
+    person = card.person_text(text) if text else {}
+    for finding in check.active_text(person):
+        raise SecurityError("E-CARD-ACTIVE", finding.detail, where=f"{finding.name} on {hub.name}", do="mend it there")
+    build.keep_beside(package, records)
+    return build.address(package, repo, person=person)
 
 
 def _agree(hub: Hub, plan: PushPlan, yes: bool, confirm: Callable[[PushPlan], bool] | None) -> None:

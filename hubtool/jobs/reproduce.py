@@ -7,27 +7,33 @@ import tempfile
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import hubtool
-from hubtool.core.errors import NotFoundError, UsageError
+from hubtool.core.errors import IntegrityError, NotFoundError, UsageError
 from hubtool.core.files import make_dirs
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.refs import RepoRef, parse_repo_ref
 from hubtool.data.pool import default_workers
 from hubtool.jobs.verify import check_package, compare_claims, predict_package
+from hubtool.package import build, card
 from hubtool.package.facts import WEIGHTS_NAME
 from hubtool.package.matching import Match, match
 from hubtool.package.tensors import packed_weights
+from hubtool.records import reproductions
 from hubtool.records.claims import Claim, Verdict, judge, overall
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Environment, Numerics, differences
-from hubtool.records.package import PackedWeights
+from hubtool.records.package import MANIFEST_NAME, PackedWeights
 from hubtool.records.recipe import Log, Run
 from hubtool.records.reports import PullReport, ReproduceReport, Reproduction
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result, RunOptions
 from hubtool.records.rundir import RunDir
+
+if TYPE_CHECKING:
+    from hubtool.hub.client import Hub
+    from hubtool.hub.fetch import Snapshot
 
 
 def reproduce(
@@ -43,7 +49,7 @@ def reproduce(
 
     ``out`` is ``runs/reproduce-OWNER-NAME`` unless named; what an earlier attempt fetched there is fetched again, a
     training that was stopped goes on. The report is written whatever comes out; the caller looks at ``verdict.state``.
-    ``publish`` adds it to the repository as one commit, where one may write there.
+    ``publish`` adds it to the repository as one commit, which also makes the card count it, where one may write there.
     Raises IntegrityError (5) for a file that is not what its manifest says, DataError (3) for damaged pictures.
     """
     from hubtool.hub.fetch import fetch_package
@@ -68,10 +74,10 @@ def reproduce(
         measured_weights_digest=attempt.measured.weights_digest if attempt.measured else None,
         verdict=verdict,
     )
-    path = place / "reproductions" / f"{record.id}.json"
+    path = place / reproductions.path_of(record.id)
     make_dirs(path.parent)
     record.write(path)
-    published = _publish(record, hub, reporter) if publish else None
+    published = _publish(attempt, record, hub) if publish else None
     return ReproduceReport(
         repo=str(ref.repo_id),
         commit=fetched.commit,
@@ -82,20 +88,56 @@ def reproduce(
     )
 
 
-def _publish(record: Reproduction, hub: str | None, reporter: Reporter) -> str | None:
-    """The commit that added the record to the repository; None, and said, where one may not write there."""
+def _publish(attempt: Attempt, record: Reproduction, hub: str | None) -> str | None:
+    """The commit that added the record to the repository, and counts it in its card; None, and said, where one may not
+    write there."""
     from hubtool.hub.attach import attach
     from hubtool.jobs import endpoint
 
-    name = f"reproductions/{record.id}.json"
+    name, reporter = reproductions.path_of(record.id), attempt.reporter
     title = f"Reproduction of {record.commit[:8]}: {record.verdict.state}"
+    make_dirs((attempt.package / name).parent)
+    record.write(attempt.package / name)
     with endpoint.reading(hub, reporter=reporter) as opened:
         reporter.say(f"destination: {name} in {record.repo} on {opened.endpoint}")
         try:
-            return attach(opened, record.repo, name, record.to_json() + b"\n", title=title)
+            return attach(
+                opened,
+                record.repo,
+                name,
+                record.to_json() + b"\n",
+                title=title,
+                along=lambda head: _card_that_counts(attempt, opened, head),
+            )
         except NotFoundError as error:
             reporter.warn(f"not published ({error.what}); send the file to the owner of {record.repo}")
             return None
+
+
+def _card_that_counts(attempt: Attempt, hub: Hub, head: Snapshot) -> dict[str, bytes]:
+    """The card of ``head`` with every record counted; none where another package or a card of another hand stands there."""
+    from hubtool.hub.fetch import fetch_files
+    from hubtool.hub.push import read_standing
+
+    directory, mine = attempt.package, build.read_manifest(attempt.package)
+    if MANIFEST_NAME not in head.files:
+        return {}
+    there = build.read_manifest(fetch_files(hub, head, [MANIFEST_NAME])[MANIFEST_NAME].parent)
+    text, records = read_standing(hub, head)
+    if text is None or not build.is_same_package(mine, there):
+        attempt.reporter.warn("another package stands there now: its card does not count this")
+        return {}
+    build.keep_beside(directory, records)
+    try:
+        card.refuse_edited(text, directory, mine.layout)
+    except IntegrityError as error:
+        attempt.reporter.warn(f"its card is left as it is: {error.what}")
+        return {}
+    counted = reproductions.counted(directory, attempt.claimed)
+    renewed = card.render(
+        directory, layout=mine.layout, repo=card.repo_of(text), person=card.person_text(text), counted=counted
+    )
+    return {card.FILE_NAME: renewed.encode()}
 
 
 @dataclass

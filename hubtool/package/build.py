@@ -18,7 +18,16 @@ from pathlib import Path
 import hubtool
 from hubtool.core.digests import sha256_file
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError, from_os_error
-from hubtool.core.files import DISK, TEMP_PREFIX, publish_dir, safe_walk, write_bytes, write_inside, write_text
+from hubtool.core.files import (
+    DISK,
+    TEMP_PREFIX,
+    make_dirs,
+    publish_dir,
+    safe_walk,
+    write_bytes,
+    write_inside,
+    write_text,
+)
 from hubtool.package import card as cards
 from hubtool.package import front, secrets
 from hubtool.package.facts import (
@@ -34,6 +43,7 @@ from hubtool.package.licenses import License
 from hubtool.package.privacy import copy_logs, copy_plots
 from hubtool.package.snippets import REPO, snippets_for
 from hubtool.package.tensors import packed_weights
+from hubtool.records import reproductions
 from hubtool.records.backbone import BackboneEntry, FileDigest, LayerTable
 from hubtool.records.dataset import DataManifest
 from hubtool.records.package import MANIFEST_NAME, Layout, PackageManifest, Snippet, Snippets
@@ -97,7 +107,9 @@ def pack(
         _write_record(temp / SNIPPETS_NAME, _snippets(temp, described, run_snippets))
         _write_eval_results(temp, layout)
         secrets.refuse(secrets.scan(temp))
-        write_inside(temp / cards.FILE_NAME, cards.render(temp, layout=layout, person=_person_text_of(target)).encode())
+        counted = _keep_reproductions(target, temp)
+        card = cards.render(temp, layout=layout, person=_person_text_of(target), counted=counted)
+        write_inside(temp / cards.FILE_NAME, card.encode())
         secrets.refuse(secrets.scan_file(temp / cards.FILE_NAME, cards.FILE_NAME))
         manifest = described.model_copy(update={"files": file_digests(temp)})
         _write_record(temp / MANIFEST_NAME, manifest)
@@ -108,6 +120,7 @@ def address(package_dir: Path, repo: str, *, person: Mapping[str, str] | None = 
     """Make the card name the repository ``OWNER/NAME`` it is pushed to, keep what a person wrote in it, update hubtool.json.
 
     ``person`` is the text of the card that stands in the repository now; what stands in the package's own card comes first.
+    The reproductions that lie beside the package and are about its result are counted.
     The same repository and text give the same bytes. Interrupted, it is done by calling it again. Raises IntegrityError
     (E-CARD-MISMATCH) for a card that was edited elsewhere than between its markers: nothing is corrected unasked.
     """
@@ -119,13 +132,30 @@ def address(package_dir: Path, repo: str, *, person: Mapping[str, str] | None = 
         cards.refuse_edited(standing, package_dir, manifest.layout)
         own = cards.person_text(standing)
     texts = {**(person or {}), **own}
-    text = cards.render(package_dir, layout=manifest.layout, repo=repo, person=texts)
+    counted = reproductions.counted(package_dir, Result.read(package_dir / "result.json"))
+    text = cards.render(package_dir, layout=manifest.layout, repo=repo, person=texts, counted=counted)
     secrets.refuse(secrets.scan_text(text, cards.FILE_NAME))
     write_text(path, text)
     files = tuple(f for f in manifest.files if f.path != cards.FILE_NAME)
     renewed = manifest.model_copy(update={"files": _sorted((*files, _file_digest(path, cards.FILE_NAME)))})
     write_bytes(package_dir / MANIFEST_NAME, renewed.to_json() + b"\n")
     return renewed
+
+
+def is_same_package(one: PackageManifest, other: PackageManifest) -> bool:
+    """Whether two manifests are of one package: equal in everything but the card, which others may write in."""
+    without_card = (
+        manifest.model_copy(update={"files": tuple(f for f in manifest.files if f.path != cards.FILE_NAME)})
+        for manifest in (one, other)
+    )
+    return next(without_card) == next(without_card)
+
+
+def keep_beside(package_dir: Path, records: Mapping[str, bytes]) -> None:
+    """Write records of reproductions (path → bytes) beside a package."""
+    for path, data in records.items():
+        make_dirs((package_dir / path).parent)
+        write_bytes(package_dir / path, data)
 
 
 def read_manifest(package_dir: Path) -> PackageManifest:
@@ -137,8 +167,14 @@ def read_manifest(package_dir: Path) -> PackageManifest:
 
 
 def file_digests(package_dir: Path) -> tuple[FileDigest, ...]:
-    """Every file of the package but its manifest, sorted by path."""
-    return _sorted(tuple(_file_digest(p, name) for name, p in safe_walk(package_dir) if name != MANIFEST_NAME))
+    """Every file of the package but its manifest, sorted by path; reproductions lie beside it."""
+    return _sorted(
+        tuple(
+            _file_digest(path, name)
+            for name, path in safe_walk(package_dir)
+            if name != MANIFEST_NAME and not reproductions.NAME.fullmatch(name)
+        )
+    )
 
 
 def shares(manifest: PackageManifest) -> tuple[str, ...]:
@@ -264,6 +300,15 @@ def _write_record(path: Path, record: Record) -> None:
 def _person_text_of(target: Path) -> dict[str, str]:
     path = target / cards.FILE_NAME
     return cards.person_text(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _keep_reproductions(target: Path, temp: Path) -> tuple[str, ...]:
+    """The records beside the package that is replaced, where they are about this result too: they go along."""
+    kept = reproductions.counted(target, Result.read(temp / "result.json"))
+    for path in map(reproductions.path_of, kept):
+        (temp / path).parent.mkdir(exist_ok=True)
+        write_inside(temp / path, (target / path).read_bytes())
+    return kept
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ package that was not touched is equal to its rendering, byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -26,16 +26,24 @@ SECTIONS = ("about", "training-data", "intended-use", "limits", "citation")
 
 _MARK = re.compile(r"<!-- hubtool card v(\d+) · ([^ ]+) · ")
 _YOURS = re.compile(r"<!-- yours:begin ([a-z-]+)[^>]*-->\n(.*?)<!-- yours:end \1 -->", re.DOTALL)
-_MAX_PERSON_CHARS = 100_000
+_COUNTED = re.compile(r"<!-- reproductions:((?: [0-9a-f]{16})+) -->")
 
 
-def render(package_dir: Path, *, layout: Layout, repo: str = REPO, person: Mapping[str, str] | None = None) -> str:
+def render(
+    package_dir: Path,
+    *,
+    layout: Layout,
+    repo: str = REPO,
+    person: Mapping[str, str] | None = None,
+    counted: Collection[str] = (),
+) -> str:
     """The card of the package in ``package_dir``, as it should read.
 
-    ``person`` gives the text of some of ``SECTIONS``; ``repo`` the repository's name where it is known.
+    ``person`` gives the text of some of ``SECTIONS``; ``repo`` the repository's name where it is known; ``counted`` the ids
+    of the reproductions beside the package that it tells of, and names, so that they too are files it is compiled from.
     Raises NotFoundError or IntegrityError for evidence that is missing or damaged.
     """
-    return render_facts(read_facts(package_dir, layout), repo=repo, person=person)
+    return render_facts(read_facts(package_dir, layout, counted), repo=repo, person=person)
 
 
 def render_facts(facts: Facts, *, repo: str = REPO, person: Mapping[str, str] | None = None) -> str:
@@ -58,6 +66,8 @@ def render_facts(facts: Facts, *, repo: str = REPO, person: Mapping[str, str] | 
         numerics=prose.numerics(facts),
         intended=prose.intended(facts),
         limits=prose.limits(facts),
+        reproduced=prose.reproduced(facts),
+        attempts=prose.attempts(facts),
         license=prose.license_text(facts),
         citation=prose.citation(facts, repo),
         evidence=tuple(dict.fromkeys(row.claim.evidence for row in facts.claims)),
@@ -124,6 +134,12 @@ def repo_of(markdown: str) -> str:
     return mark[2]
 
 
+def counted_of(markdown: str) -> tuple[str, ...]:
+    """The ids of the reproductions that a card says it counts."""
+    named = _COUNTED.search(markdown)
+    return tuple(named[1].split()) if named else ()
+
+
 def front_matter(markdown: str) -> str:
     """The YAML between the first two ``---`` lines. Raises IntegrityError where there is none."""
     match = re.match(r"---\n(.*?\n)---\n", markdown, re.DOTALL)
@@ -150,7 +166,7 @@ def differences(text: str, wanted: str) -> list[tuple[str, str]]:
 
 def refuse_edited(text: str, package_dir: Path, layout: Layout) -> None:
     """Raises IntegrityError (E-CARD-MISMATCH) where the card says something else than the evidence outside the markers."""
-    wanted = render(package_dir, layout=layout, repo=repo_of(text), person=person_text(text))
+    wanted = render(package_dir, layout=layout, repo=repo_of(text), person=person_text(text), counted=counted_of(text))
     found = differences(text, wanted)
     if found:
         place, detail = found[0]

@@ -7,7 +7,7 @@ A card is true when it is equal to its rendering from the evidence; a person's t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hubtool.core.digests import sha256_file
@@ -19,8 +19,10 @@ from hubtool.package import check_evidence, licenses, privacy, secrets
 from hubtool.package.build import read_manifest
 from hubtool.package.facts import CARD_NAME, Facts, read_facts
 from hubtool.package.front import metadata
+from hubtool.records import reproductions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from hubtool.records.reports import CheckFinding
+from hubtool.records.run import Result
 from hubtool.records.yaml_loader import load_yaml
 
 _REQUIRED = (
@@ -78,6 +80,7 @@ def verify(package_dir: Path) -> tuple[CheckFinding, ...]:
     found = [*_group("card", lambda: _card(package_dir, manifest))]
     is_card_true = all(finding.is_ok for finding in found)
     found = [*_group("files", lambda: _files(manifest, paths, is_card_true=is_card_true)), *found]
+    found += _group("reproductions", lambda: _reproductions(package_dir))
     found += _group("no pickle, no code", lambda: _no_code(paths))
     found += _group("no secret", lambda: _no_secret(paths))
     found += _group("privacy", lambda: _privacy(package_dir, manifest, paths))
@@ -198,14 +201,39 @@ def _card(package_dir: Path, manifest: PackageManifest) -> Findings:
     text = path.read_text(encoding="utf-8")
     front = load_yaml(cards.front_matter(text).encode(), f"{cards.FILE_NAME} front matter").value
     repo = cards.repo_of(text)
-    facts = read_facts(package_dir, manifest.layout)
+    facts = read_facts(package_dir, manifest.layout, _counted(package_dir, text))
     yield from _front_matter(front, facts, repo)
     person = cards.person_text(text)
     for place, detail in cards.differences(text, cards.render_facts(facts, repo=repo, person=person)):
         yield _wrong(place, detail)
+    yield from active_text(person)
+
+
+def active_text(person: Mapping[str, str]) -> Findings:
+    """What a person wrote that a page does not show: programs, and pictures from elsewhere."""
     for section, written in person.items():
         if active := _ACTIVE.search(written):
             yield _wrong(f"{cards.FILE_NAME} {section}", f"{active[0][:40]!r} would be removed where the card is shown")
+
+
+def _counted(package_dir: Path, text: str) -> tuple[str, ...]:
+    """Of the reproductions that the card names those that may be counted."""
+    may = reproductions.counted(package_dir, Result.read(package_dir / "result.json"))
+    return tuple(record_id for record_id in cards.counted_of(text) if record_id in may)
+
+
+def _reproductions(package_dir: Path) -> Findings:
+    """Every record that the card counts is there and counts; one that lies there uncounted is told, and no fault."""
+    path, result = package_dir / cards.FILE_NAME, Result.read(package_dir / "result.json")
+    named = set(cards.counted_of(path.read_text(encoding="utf-8")) if path.is_file() else ())
+    for record_id in sorted(named):
+        if problem := reproductions.problem_of(package_dir, record_id, result):
+            yield _wrong(reproductions.path_of(record_id), f"the card counts it: {problem}")
+    for record_id in reproductions.found(package_dir):
+        if record_id not in named:
+            problem = reproductions.problem_of(package_dir, record_id, result)
+            detail = f"not counted: {problem}" if problem else "not counted by the card yet: the next push does"
+            yield CheckFinding(name=reproductions.path_of(record_id), is_ok=True, detail=detail)
 
 
 def _front_matter(front: object, facts: Facts, repo: str) -> Findings:

@@ -1,4 +1,4 @@
-"""What a card may say: read from the files of the package that hubtool.json lists, and from nothing else.
+"""What a card may say: read from the files of the package that hubtool.json lists, and the records of reproductions beside them.
 
 ``verify`` reads the same files and renders again; so every number of a card has a file that it comes from.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from hubtool.core.errors import IntegrityError
 from hubtool.package import licenses
 from hubtool.package.privacy import LOG_NAME
+from hubtool.records import reproductions
 from hubtool.records.backbone import BackboneEntry, LayerTable
 from hubtool.records.claims import SHARES, Claim, tolerance_of
 from hubtool.records.dataset import DataManifest
@@ -21,6 +23,7 @@ from hubtool.records.environment import Environment
 from hubtool.records.log import Event
 from hubtool.records.package import Layout, Snippet, Snippets
 from hubtool.records.recipe import Card, Recipe
+from hubtool.records.reports import Reproduction
 from hubtool.records.resolve import ResolvedRecipe, resolve
 from hubtool.records.run import Result
 from hubtool.records.seed_bands import SEEDS_NAME, Band, Seeds
@@ -89,7 +92,10 @@ class EpochTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything a card is rendered from. ``layout`` is hubtool.json's; the rest is read from files."""
+    """Everything a card is rendered from. ``layout`` is hubtool.json's; the rest is read from files.
+
+    ``reproductions`` are the records beside the package that the card counts, by the order of their ids.
+    """
 
     directory: Path
     layout: Layout
@@ -103,6 +109,7 @@ class Facts:
     layers: LayerTable | None
     snippets: tuple[Snippet, ...]
     seeds: Seeds | None = None
+    reproductions: tuple[Reproduction, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -174,8 +181,11 @@ class Facts:
         return (self.directory / path).is_file()
 
 
-def read_facts(directory: Path, layout: Layout) -> Facts:
-    """Raises NotFoundError for a missing file, IntegrityError for a damaged one or a licence that is none."""
+def read_facts(directory: Path, layout: Layout, counted: Collection[str] = ()) -> Facts:
+    """``counted`` are the ids of the records of reproductions to read.
+
+    Raises NotFoundError for a missing file, IntegrityError for a damaged one or a licence that is none.
+    """
     card = Card.read(directory / CARD_NAME)
     license_ = licenses.parse(card.license)
     if license_ is None:
@@ -195,6 +205,7 @@ def read_facts(directory: Path, layout: Layout) -> Facts:
         layers=LayerTable.read(directory / LAYERS_NAME) if has_layers else None,
         snippets=Snippets.read(directory / SNIPPETS_NAME).snippets if has_snippets else (),
         seeds=Seeds.read(directory / SEEDS_NAME) if (directory / SEEDS_NAME).is_file() else None,
+        reproductions=tuple(reproductions.read(directory, record_id) for record_id in sorted(counted)),
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hubtool.package import licenses
 from hubtool.package.facts import Facts
 from hubtool.package.front import dataset_id, one_line
+from hubtool.records import reproductions
 from hubtool.records.recipe import Freeze
+from hubtool.records.reports import Reproduction
 
 _TASKS = {
     "classification": "tells {n} classes of pictures apart",
@@ -196,6 +199,49 @@ def limits(facts: Facts) -> list[str]:
     if facts.resolved.backbone.pretrained:
         lines.append("What the backbone learnt from its own pretraining data, biases included, is in here too.")
     return lines
+
+
+def reproduced(facts: Facts) -> str:
+    """How often somebody else came to the same, by the records beside the package; empty where nobody tried."""
+    records = facts.reproductions
+    if not records:
+        return ""
+    num, many = reproductions.num_reproduced(records), len(records)
+    states = ", ".join(f"{number} {state}" for state, number in reproductions.tally(records).items())
+    return f"**Reproduced by {num} of {many} {'attempt' if many == 1 else 'attempts'}** ([{states}](#reproduce-it))."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """A row of the card: one reproduction, the numbers those of the headline."""
+
+    id: str
+    verdict: str
+    claimed: str
+    measured: str
+    weights: str
+    machine: str
+
+
+def attempts(facts: Facts) -> list[Attempt]:
+    return [_attempt(facts, record) for record in facts.reproductions]
+
+
+def _attempt(facts: Facts, record: Reproduction) -> Attempt:
+    headline, verdict = facts.headline, record.verdict
+    name = headline.claim.name if headline else ""
+    measured = next((one.measured for one in verdict.claims if one.claim.name == name), None)
+    trained = "equal" if verdict.weights_equal else "other" if record.measured_weights_digest else "not trained"
+    numerics = verdict.measured_numerics
+    differ = "equal numerics" if not verdict.numerics_differ else f"torch {numerics.libraries.get('torch', '?')}"
+    return Attempt(
+        id=record.id,
+        verdict=verdict.state,
+        claimed=num(headline.claim.value) if headline else "",
+        measured="" if measured is None else num(measured),
+        weights=trained,
+        machine=f"{numerics.device}, {numerics.cpu_capability}, {numerics.num_threads} threads, {differ}",
+    )
 
 
 def license_text(facts: Facts) -> str:

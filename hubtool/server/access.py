@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from dataclasses import dataclass
 from enum import Enum
 
@@ -107,6 +108,16 @@ class Access:
             raise NotFoundError("E-HUB-REPO", "Repository not found")
         self._require(caller, rule, repo)
         return repo
+
+    def moved(self, caller: Caller, kind: str, repo_id: RepoId) -> Repo | None:
+        """The repository that was once called ``repo_id``, if the caller may know of it."""
+        new = self.store.accounts.moved_to(kind, repo_id)
+        if new is None:
+            return None
+        with contextlib.suppress(NotFoundError):
+            repo = self.store.repos.find(kind, RepoId(new))
+            return repo if self.may_see(caller, repo) else None
+        return None
 
     def require(self, caller: Caller, rule: Rule, kind: str, repo_id: RepoId) -> Repo:
         """The same for a repository that the body names (rule NAMED)."""

@@ -46,6 +46,8 @@ CREATE TABLE IF NOT EXISTS grants (user TEXT NOT NULL COLLATE NOCASE, owner TEXT
 CREATE TABLE IF NOT EXISTS repos (kind TEXT NOT NULL, id TEXT NOT NULL COLLATE NOCASE, visibility TEXT NOT NULL,
   gated TEXT NOT NULL DEFAULT 'off', created_at REAL NOT NULL, downloads INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (kind, id)) STRICT;
+CREATE TABLE IF NOT EXISTS moves (kind TEXT NOT NULL, old TEXT NOT NULL COLLATE NOCASE, new TEXT NOT NULL COLLATE NOCASE,
+  PRIMARY KEY (kind, old)) STRICT;
 """
 
 
@@ -201,6 +203,7 @@ class Accounts:
         sql = "INSERT OR REPLACE INTO repos (kind, id, visibility, created_at) VALUES (?, ?, ?, ?)"
         with self._transaction() as db:
             db.execute(sql, (kind, repo_id, visibility, time.time()))
+            db.execute("DELETE FROM moves WHERE kind = ? AND old = ?", (kind, repo_id))
 
     def change_repo(self, kind: str, repo_id: str, *, visibility: str | None = None, gated: str | None = None) -> None:
         with self._transaction() as db:
@@ -213,10 +216,20 @@ class Accounts:
         with self._transaction() as db:
             db.execute("DELETE FROM repos WHERE kind = ? AND id = ?", (kind, new))
             db.execute("UPDATE repos SET id = ? WHERE kind = ? AND id = ?", (new, kind, old))
+            db.execute("UPDATE moves SET new = ? WHERE kind = ? AND new = ?", (new, kind, old))
+            db.execute("DELETE FROM moves WHERE kind = ? AND old = ?", (kind, new))
+            if old.lower() != new.lower():
+                db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", (kind, old, new))
+
+    def moved_to(self, kind: str, old: str) -> str | None:
+        """Where a repository that was once called ``old`` is now."""
+        rows = self._rows("SELECT new FROM moves WHERE kind = ? AND old = ?", kind, old)
+        return str(rows[0][0]) if rows else None
 
     def remove_repo(self, kind: str, repo_id: str) -> None:
         with self._transaction() as db:
             db.execute("DELETE FROM repos WHERE kind = ? AND id = ?", (kind, repo_id))
+            db.execute("DELETE FROM moves WHERE kind = ? AND new = ?", (kind, repo_id))
 
     def count_downloads(self, kind: str, repo_id: str, count: int) -> None:
         with self._transaction() as db:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -10,10 +9,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from hubtool.core.errors import HubtoolError
-from hubtool.core.ids import CommitSha, Oid, RepoPath, Revision
+from hubtool.core.ids import Oid, RepoPath, Revision
 from hubtool.server import cards, commits
 from hubtool.server.access import Rule
-from hubtool.server.api_files import iso, read_file
+from hubtool.server.api_files import iso, json_page, read_file
 from hubtool.server.bodies import text_field, too_large
 from hubtool.server.call import Call, Route
 from hubtool.server.ndjson import CommitParser
@@ -185,7 +184,7 @@ def history(call: Call) -> Response:
     found = git.log(sha, skip=page * limit, count=limit + 1)
     value = [_commit_json(commit_) for commit_ in found[:limit]]
     headers = call.next_link(p=page + 1) if len(found) > limit else {}
-    return Response(json.dumps(value).encode(), headers=headers, media_type="application/json")
+    return json_page(value, headers)
 
 
 def _commit_json(item: Any) -> dict[str, Any]:
@@ -206,23 +205,6 @@ def _escaped(text: str) -> str:
     return escape(text)
 
 
-def lfs_files(call: Call) -> Any:
-    """The large files this repository refers to at its branches and tags."""
-    git, seen = call.repo.git, {}
-    for ref, sha in git.refs().items():
-        for entry in git.list_tree(CommitSha(sha)):
-            if entry.pointer is not None and entry.pointer.oid not in seen:
-                seen[entry.pointer.oid] = {
-                    "fileOid": entry.pointer.oid,
-                    "oid": entry.pointer.oid,
-                    "filename": entry.path,
-                    "size": entry.pointer.size_bytes,
-                    "pushedAt": iso(git.commit(sha).time),
-                    "ref": ref,
-                }
-    return list(seen.values())
-
-
 _REPO = "/api/{kind}/{owner}/{name}"
 
 ROUTES = (
@@ -238,5 +220,4 @@ ROUTES = (
     Route(methods=("POST",), path=f"{_REPO}/tag/{{rev}}", rule=Rule.WRITE, endpoint=add_tag),
     Route(methods=("DELETE",), path=f"{_REPO}/tag/{{rev}}", rule=Rule.WRITE, endpoint=remove_tag),
     Route(methods=("POST",), path=f"{_REPO}/super-squash/{{rev}}", rule=Rule.WRITE, endpoint=squash),
-    Route(methods=("GET",), path=f"{_REPO}/lfs-files", rule=Rule.READ, endpoint=lfs_files),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from hubtool.core.errors import NotFoundError, SecurityError
 from hubtool.core.ids import CommitSha, RepoPath
 from hubtool.server.access import Rule
-from hubtool.server.answers import INERT, Streamed, disposition, is_unchanged, range_of
+from hubtool.server.answers import INERT, Streamed, disposition, is_unchanged, object_answer, range_of
 from hubtool.server.bodies import read_form
 from hubtool.server.call import Call, Route
 from hubtool.server.gitdir import Commit, Entry, GitDir
@@ -56,12 +57,11 @@ def get_tree(call: Call) -> Any:
     value = [entry_json(entry, commits.get(entry.path)) for entry in page]
     if start + len(page) >= len(entries):
         return value
-    return _json(value, call.next_link(cursor=start + len(page)))
+    return json_page(value, call.next_link(cursor=start + len(page)))
 
 
-def _json(value: Any, headers: dict[str, str]) -> Response:
-    import json
-
+def json_page(value: Any, headers: dict[str, str]) -> Response:
+    """One page of a list; ``headers`` lead to the next."""
     return Response(json.dumps(value).encode(), headers=headers, media_type="application/json")
 
 
@@ -163,14 +163,9 @@ def _file_response(call: Call, repo: Repo, sha: CommitSha, entry: Entry) -> Resp
         return Response(None, status, headers=headers)
     if start == 0 and "X-HF-Download-Counter" in call.request.headers:
         call.store.count_download(repo.kind, repo.id)
-    return Streamed(content(call, repo, entry, start, stop), status, headers)
-
-
-def content(call: Call, repo: Repo, entry: Entry, start: int, stop: int) -> Iterator[bytes]:
-    """The true bytes of a file, from the object store or from git."""
     if entry.pointer is not None:
-        return call.store.objects.read(entry.pointer.oid, start, stop)
-    return _cut(repo.git.read_blob(entry), start, stop)
+        return object_answer(call.store.objects, entry.pointer.oid, start, stop, status, headers)
+    return Streamed(_cut(repo.git.read_blob(entry), start, stop), status, headers)
 
 
 def _cut(chunks: Iterator[bytes], start: int, stop: int) -> Iterator[bytes]:
@@ -192,7 +187,9 @@ def read_file(call: Call, repo: Repo, sha: str, path: str, limit: int) -> bytes 
     if entry.pointer is not None and not repo.has_object(entry.pointer.oid):
         return None
     try:
-        return b"".join(content(call, repo, entry, 0, entry.true_size_bytes))
+        return b"".join(
+            repo.git.read_blob(entry) if entry.pointer is None else call.store.objects.read(entry.pointer.oid)
+        )
     except NotFoundError:
         return None
 

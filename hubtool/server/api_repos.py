@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +10,11 @@ from starlette.responses import Response
 from hubtool.core.errors import ConflictError, HubtoolError
 from hubtool.core.ids import CommitSha, RepoId
 from hubtool.server.access import LOCAL_USER, Rule
-from hubtool.server.api_files import iso
+from hubtool.server.api_files import iso, json_page
 from hubtool.server.bodies import text_field
 from hubtool.server.call import Call, Route
 from hubtool.server.refusals import Refusal
-from hubtool.server.repos import MAIN, Repo
+from hubtool.server.repos import KIND_OF_TYPE, MAIN, Repo
 from hubtool.server.summaries import Summary, summarize
 
 # Words that stand at the beginning of addresses, so they cannot be names of owners.
@@ -33,7 +32,6 @@ RESERVED = {
     "settings",
     "kernels",
 }
-_KIND_OF_TYPE = {"model": "models", "dataset": "datasets", None: "models", "": "models"}
 
 
 def whoami(call: Call) -> Any:
@@ -59,7 +57,7 @@ def auth_check(call: Call) -> Any:
 
 def _named(call: Call, body: dict[str, Any]) -> tuple[str, RepoId]:
     """(kind, id) from the fields ``type``, ``organization`` and ``name``; a bare name is the caller's own."""
-    kind = _KIND_OF_TYPE.get(body.get("type")) if isinstance(body.get("type"), str | None) else None
+    kind = KIND_OF_TYPE.get(body.get("type")) if isinstance(body.get("type"), str | None) else None
     if kind is None:
         raise Refusal(501, f"This hub keeps models and datasets, no {body.get('type')!r}", code="E-HUB-TYPE")
     name, owner = text_field(body, "name"), text_field(body, "organization", "")
@@ -107,7 +105,7 @@ def delete(call: Call) -> Any:
 
 
 def move(call: Call) -> Any:
-    kind = _KIND_OF_TYPE.get(text_field(call.body, "type", "model"))
+    kind = KIND_OF_TYPE.get(text_field(call.body, "type", "model"))
     if kind is None:
         raise Refusal(501, "This hub keeps models and datasets", code="E-HUB-TYPE")
     target = RepoId(text_field(call.body, "toRepo"))
@@ -298,7 +296,7 @@ def list_repos(call: Call) -> Response:
         fields += [name for name in ("config", "cardData") if call.flag(name)]
     value = [_as_json(call, repo, CommitSha(summary.commit.sha), fields) for repo, summary in page]
     headers = call.next_link(cursor=start + limit) if start + limit < len(found) else {}
-    return Response(json.dumps(value).encode(), headers=headers, media_type="application/json")
+    return json_page(value, headers)
 
 
 _REPO = "/api/{kind}/{owner}/{name}"

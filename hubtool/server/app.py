@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -16,24 +17,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from hubtool.core.errors import HubtoolError, from_os_error
+from hubtool.core.errors import HubtoolError, NotFoundError, from_os_error
 from hubtool.core.ids import RepoId
-from hubtool.server import api_commits, api_files, api_repos, git_http, lfs, pages, unsupported, xet
+from hubtool.server import api_commits, api_files, api_lfs_files, api_repos, git_http, lfs, pages, unsupported, xet
 from hubtool.server.access import CHALLENGE, Access, Rule
-from hubtool.server.bodies import parse_json, read_body
+from hubtool.server.bodies import parse_json, read_body, skip_body
 from hubtool.server.call import Call, Route, Site
 from hubtool.server.edge import Edge
 from hubtool.server.gitprocess import close_processes
 from hubtool.server.refusals import Refusal, as_response, from_error
-from hubtool.server.repos import KINDS
+from hubtool.server.repos import KINDS, Repo
 from hubtool.server.store import Store
 
 log = logging.getLogger("hubtool.server")
+MOVED = 307  # the method and the body stay what they are
 
 
 def route_table() -> tuple[Route, ...]:
     """Every route of the hub, the more special first. ``{kind}`` is written out."""
-    tables = (unsupported, xet, lfs, git_http, api_repos, api_files, api_commits, pages)
+    tables = (unsupported, xet, lfs, git_http, api_repos, api_files, api_lfs_files, api_commits, pages)
     return tuple(written for table in tables for route in table.ROUTES for written in _written_out(route))
 
 
@@ -89,8 +91,7 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
         params = {key: _decoded(value) for key, value in request.path_params.items()}
         call = Call(request, store, access, site, caller, params, kind)
         if "name" in params and route.rule in (Rule.SEE, Rule.READ, Rule.WRITE, Rule.OWN):
-            name = params["name"].removesuffix(".git") if is_git else params["name"]
-            call.found = access.find(caller, route.rule, kind, RepoId(f"{params['owner']}/{name}"))
+            call.found = _find(call, route, is_git=is_git)
         elif route.rule is Rule.PERSON and caller.name is None:
             raise Refusal(401, "Invalid user token.", code="E-HUB-TOKEN", headers=CHALLENGE)
         if body is not None:
@@ -105,7 +106,8 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
         def _refused(refusal: Refusal) -> Response:
             if is_git:
                 return as_response(_for_git(refusal, request))
-            return pages.error_page(refusal) if is_page and _is_browser(request) else as_response(refusal)
+            is_shown = is_page and _is_browser(request) and refusal.status >= 400
+            return pages.error_page(refusal) if is_shown else as_response(refusal)
 
         try:
             if is_async:
@@ -116,6 +118,8 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
             await run_in_threadpool(enter, request, None)  # refuse before a byte of the body is read
             return await run_in_threadpool(answer, request, await read_body(request, route.body_bytes))
         except Refusal as refusal:
+            if refusal.status == MOVED:
+                await skip_body(request, site.limits.commit_body_bytes)
             return _refused(refusal)
         except HubtoolError as error:
             return _refused(from_error(error))
@@ -126,6 +130,26 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
             return as_response(Refusal(500, "Internal error", code="E-HUB-INTERNAL"))
 
     return StarletteRoute(route.path, endpoint, methods=list(route.methods), name=f"{route.rule.value} {route.path}")
+
+
+def _find(call: Call, route: Route, *, is_git: bool) -> Repo:
+    """The repository that the address names. One that has moved since is a redirect, to who may see it."""
+    owner, name = call.params["owner"], call.params["name"]
+    suffix = ".git" if is_git and name.endswith(".git") else ""
+    repo_id = RepoId(f"{owner}/{name.removesuffix(suffix)}")
+    try:
+        return call.access.find(call.caller, route.rule, call.kind, repo_id)
+    except NotFoundError:
+        moved = call.access.moved(call.caller, call.kind, repo_id)
+        if moved is None:
+            raise
+        place = dict(zip(route.path.split("/"), count(), strict=False))
+        parts = call.request.scope["path"].split("/")
+        parts[place["{owner}"]], parts[place["{name}"]] = moved.id.owner, f"{moved.id.name}{suffix}"
+        query = call.request.scope["query_string"].decode("latin-1")
+        location = "/".join(parts) + (f"?{query}" if query else "")
+        message = f"{repo_id} is called {moved.id} now"
+        raise Refusal(MOVED, message, code="E-HUB-MOVED", headers={"Location": location}) from None
 
 
 def _nobody(access: Access) -> Any:

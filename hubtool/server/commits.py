@@ -23,7 +23,6 @@ from hubtool.server.gitdir import HIDDEN_REFS, Commit, GitDir
 from hubtool.server.gitprocess import git_environment, git_error, git_program, kept_fds, run_git
 from hubtool.server.pointers import Pointer
 
-NO_SHA = "0" * 40
 STALE = "The branch was updated since you opened this page. Please refresh and try again."
 _MAX_TRIES = 20
 _MAX_MESSAGE = 64 << 10

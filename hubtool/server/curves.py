@@ -103,8 +103,8 @@ def _axes(x0: float, x1: float, y0: float, y1: float) -> str:
         y_here = y0 + share * (y1 - y0)
         value = _short(0.0 if abs(y_here) < 1e-3 * (y1 - y0) else y_here)
         lines.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{value}</text>')
-    lines.append(f'<text class="tick" x="{_LEFT}" y="{_HEIGHT - 8}">{_short(x0)}</text>')
-    lines.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 8}" text-anchor="end">step {_short(x1)}</text>')
+    lines.append(f'<text class="tick" x="{_LEFT}" y="{_HEIGHT - 8}">{x0:.0f}</text>')
+    lines.append(f'<text class="tick" x="{right}" y="{_HEIGHT - 8}" text-anchor="end">step {x1:.0f}</text>')
     return "".join(lines)
 
 

@@ -14,10 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubtool.core.errors import HubtoolError
 from hubtool.core.files import AppendFile
+from hubtool.server.answers import ZERO_COPY
 from hubtool.server.call import Limits, Site
 from hubtool.server.refusals import Refusal, as_response
 
@@ -57,7 +59,7 @@ class Edge:
                 state["status"] = message["status"]
                 message.setdefault("headers", []).append((b"x-request-id", request_id.encode()))
             else:
-                state["sent"] += len(message.get("body", b""))
+                state["sent"] += message["count"] if message["type"] == ZERO_COPY else len(message.get("body", b""))
             try:
                 async with asyncio.timeout(self.site.limits.send_s):
                     await send(message)
@@ -70,8 +72,10 @@ class Edge:
                 await as_response(refusal)(scope, receive, sending)
             else:
                 await self.app(scope, paced(receive, self.site.limits), sending)
-        except TooSlow:
-            state["status"] = 499  # a reader that stopped reading; its half-sent answer ends with its connection
+        except (TooSlow, ClientDisconnect):
+            state["status"] = (
+                499  # a reader that stopped reading, or left; its half-sent answer ends with its connection
+            )
         finally:
             self._write(scope, state, request_id, time.monotonic() - started)
 

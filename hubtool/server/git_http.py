@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
+from hubtool.server import received
 from hubtool.server.access import Rule
 from hubtool.server.bodies import too_large
 from hubtool.server.call import Call, Route
@@ -41,6 +42,8 @@ def _environment(call: Call, repo: Repo, tail: str) -> dict[str, str]:
         "GIT_COMMITTER_NAME": call.author,
         "GIT_COMMITTER_EMAIL": f"{call.author}@users.noreply.hub",
     }
+    if tail == "git-receive-pack":
+        env |= received.environment(call.store.root)
     protocol = request.headers.get("git-protocol", "")
     if _PROTOCOL.fullmatch(protocol):
         env["GIT_PROTOCOL"] = protocol

@@ -7,6 +7,7 @@ Loose objects and refs are read directly (they are small zlib files); what is pa
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from hubtool.server.gitprocess import BATCHES, git_environment, git_error, git_p
 from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 
 HIDDEN_REFS = "refs/hubtool"
+NO_SHA = "0" * 40
 _SHA = re.compile(r"[0-9a-f]{40}")
 _DEAD_LOCK_S = 60.0  # git holds one for milliseconds
 _MAX_LOOSE_BYTES = 1 << 20
@@ -89,15 +91,18 @@ class GitDir:
             text = (self.path / name).read_text("ascii").strip()
             if _SHA.fullmatch(text):
                 return text
-        except (OSError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             pass
+        except OSError as error:
+            _raise_unless_absent(error)
         return self._packed_refs().get(name)
 
     def _packed_refs(self) -> dict[str, str]:
         path = self.path / "packed-refs"
         try:
             stat = path.stat()
-        except OSError:
+        except OSError as error:
+            _raise_unless_absent(error)
             return {}
         return _read_packed_refs(str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size)
 
@@ -177,7 +182,8 @@ class GitDir:
             if path.stat().st_size > _MAX_LOOSE_BYTES:
                 return None
             data = zlib.decompressobj().decompress(path.read_bytes(), 4 * _MAX_LOOSE_BYTES)
-        except OSError:
+        except OSError as error:
+            _raise_unless_absent(error)
             return None
         except zlib.error as error:
             raise IntegrityError("E-HUB-DAMAGED", "a git object is damaged", where=sha) from error
@@ -264,6 +270,12 @@ class GitDir:
 
     def count_commits(self, commit: str) -> int:
         return int(run_git(self.path, "rev-list", "--count", commit))
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    """A disk that cannot be read, or too many open files, must not look like a branch that is not there."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        raise error
 
 
 def _parse_commit(sha: str, data: bytes) -> Commit:

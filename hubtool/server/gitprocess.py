@@ -171,7 +171,7 @@ class _Batches:
     def of(self, directory: Path) -> _Batch:
         try:
             key = (str(directory), directory.stat().st_ino)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise NotFoundError("E-HUB-REPO", "Repository not found") from error
         with self._lock:
             batch = self._by_key.pop(key, None) or _Batch(directory)

@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from hubtool.core.errors import from_os_error
+from hubtool.core.errors import StorageError, from_os_error
 from hubtool.core.files import DISK, Disk, write_all
 
 CHUNK_SIZE_BYTES = 1 << 20
@@ -40,11 +40,13 @@ class Incoming:
         return self._digest.hexdigest()
 
     def settle(self) -> None:
-        """Fsync and close; the bytes stay under the temporary name."""
+        """Check the length, fsync and close; the bytes stay under the temporary name."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
         try:
+            if os.fstat(fd).st_size != self.size_bytes:
+                raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(self.path))
             self._disk.fsync(fd)
         except OSError as error:
             raise from_os_error(error, str(self.path)) from error

@@ -22,7 +22,7 @@ from hubtool.core.errors import SecurityError
 from hubtool.core.files import make_dirs
 from hubtool.core.ids import Oid, RepoId
 from hubtool.server.access import Rule
-from hubtool.server.answers import INERT, Streamed, range_of
+from hubtool.server.answers import INERT, object_answer, range_of
 from hubtool.server.bodies import content_length, parse_json, read_body, receive
 from hubtool.server.call import Call, Route
 from hubtool.server.objects import read_range
@@ -151,7 +151,7 @@ def get_object(call: Call) -> Response:
     status = 200 if part is None else 206
     if call.request.method == "HEAD":
         return Response(None, status, headers=headers)
-    return Streamed(call.store.objects.read(call.oid, start, stop), status, headers)
+    return object_answer(call.store.objects, call.oid, start, stop, status, headers)
 
 
 async def put_object(call: Call) -> Response:

@@ -16,7 +16,7 @@ from hubtool.core.errors import HubtoolError, from_os_error
 from hubtool.core.ids import CommitSha, Oid, RepoPath, Revision
 from hubtool.server.call import Limits
 from hubtool.server.commits import Content, Delete, Draft, Operation, Put
-from hubtool.server.pointers import Pointer
+from hubtool.server.pointers import Pointer, parse_pointer
 from hubtool.server.refusals import Refusal
 
 
@@ -92,7 +92,8 @@ class CommitParser:
             raise Refusal(status, f"line {self._line} of the commit: {error}", code=error.code) from error
         raise _bad(self._line, f"there is no operation {key[:40]!r}")
 
-    def _content(self, value: dict[str, Any]) -> Content:
+    def _content(self, value: dict[str, Any]) -> Content | Pointer:
+        """Where the bytes wait; the text of a pointer is one, and its object must be here like any other's."""
         text, encoding = value.get("content"), value.get("encoding", "base64")
         if not isinstance(text, str) or encoding not in ("base64", "utf-8"):
             raise _bad(self._line, "content must be a text in base64")
@@ -100,6 +101,9 @@ class CommitParser:
             data = base64.b64decode(text, validate=True) if encoding == "base64" else text.encode()
         except (binascii.Error, ValueError) as error:
             raise _bad(self._line, "content is not valid base64") from error
+        pointer = parse_pointer(data)
+        if pointer is not None:
+            return pointer
         try:
             offset = self._spool.seek(0, 2)
             self._spool.write(data)

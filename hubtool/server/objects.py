@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, from_os_error
 from hubtool.core.files import DISK, Disk, make_dirs, write_bytes
@@ -165,6 +166,17 @@ class ObjectStore:
         parts = self.parts(oid)
         return read_range(self._file(oid), start, stop) if parts is None else self.xorbs.read(parts, start, stop)
 
+    def open_whole(self, oid: Oid, stop: int) -> IO[bytes] | None:
+        """The file of an object that lies here whole, else None. Raises IntegrityError if it ends before ``stop``."""
+        try:
+            file = self.path(oid).open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        if os.fstat(file.fileno()).st_size < stop:
+            file.close()
+            raise IntegrityError("E-HUB-SHORT", "a stored file is shorter than it should be", where=oid)
+        return file
+
     def __iter__(self) -> Iterator[Oid]:
         for directory in sorted(self.directory.iterdir()):
             for name in sorted({path.name.removesuffix(_PARTS) for path in directory.iterdir()}):
@@ -207,7 +219,7 @@ def read_range(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
     """Raises NotFoundError at the call, IntegrityError when the file ends early."""
     try:
         stream = path.open("rb", buffering=0)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise NotFoundError("E-HUB-OBJECT", "the stored bytes are missing", where=path.name) from error
     end = os.fstat(stream.fileno()).st_size if stop is None else stop
     return _chunks(stream.fileno(), stream.close, start, end)

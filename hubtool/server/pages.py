@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -12,21 +11,22 @@ from urllib.parse import quote, urlencode
 import jinja2
 from starlette.responses import RedirectResponse, Response
 
+from hubtool.core.digests import sha256_bytes
 from hubtool.core.errors import HubtoolError
 from hubtool.core.ids import CommitSha
 from hubtool.server import curves, markdown
 from hubtool.server.access import Rule
+from hubtool.server.answers import is_unchanged
 from hubtool.server.api_files import read_file
 from hubtool.server.api_repos import visible
 from hubtool.server.call import Call, Route
+from hubtool.server.claims import Claims, read_claims
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import MAIN, Repo
 from hubtool.server.summaries import Summary, summarize
 
 _HERE = Path(__file__).parent
 _PAGE_SIZE = 30
-_MAX_RESULT_BYTES = 1 << 20
-_MAX_CLAIMS = 30
 CSP = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
@@ -85,8 +85,12 @@ def error_page(refusal: Refusal) -> Response:
 
 
 def stylesheet(call: Call) -> Response:
-    headers = {"Cache-Control": "max-age=3600", "X-Content-Type-Options": "nosniff"}
-    return Response((_HERE / "templates" / "hub.css").read_bytes(), headers=headers, media_type="text/css")
+    """Asked for again with each page, so that it fits the pages of the hubtool that serves them."""
+    data = (_HERE / "templates" / "hub.css").read_bytes()
+    headers = {"ETag": f'"{sha256_bytes(data)}"', "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if is_unchanged(call.request, headers["ETag"]):
+        return Response(None, 304, headers=headers)
+    return Response(data, headers=headers, media_type="text/css")
 
 
 def listing(call: Call) -> Response:
@@ -134,6 +138,7 @@ def repository(call: Call) -> Response:
     is_reader = call.caller.name is not None or call.access.settings(repo).gated == "off"
     names = {entry.path for entry in summary.files}
     plots = curves.draw(_read(call, sha, "logs/metrics.jsonl", curves.MAX_LOG_BYTES)) if is_reader else []
+    claimed = read_claims(names, lambda path, limit: _read(call, sha, path, limit)) if is_reader else Claims()
     return _page(
         "repo.html",
         row=_row(call, repo, summary),
@@ -142,8 +147,9 @@ def repository(call: Call) -> Response:
         card=markdown.render(summary.card.body, files_url=f"{_url(repo)}/resolve/{sha}/"),
         has_card="README.md" in names,
         problem=summary.card.problem,
-        facts=_facts(summary),
-        claims=_claims(_read(call, sha, "result.json", _MAX_RESULT_BYTES)) if is_reader else [],
+        facts=_facts(summary, claimed),
+        claimed=claimed,
+        files_url=f"{_url(repo)}/resolve/{sha}/",
         plots=plots,
         usage=_usage(call, repo, summary, names),
         num_files=len(names),
@@ -157,30 +163,16 @@ def _read(call: Call, sha: CommitSha, path: str, limit: int) -> bytes:
         return b""
 
 
-def _facts(summary: Summary) -> list[tuple[str, str]]:
+def _facts(summary: Summary, claimed: Claims) -> list[tuple[str, str]]:
+    """Parameters as the result counts them; without one, every number in the weights, buffers too."""
     data = summary.card.data
     facts = [("licence", data.get("license")), ("library", summary.library), ("task", summary.pipeline)]
     facts += [("base model", data.get("base_model"))]
-    if summary.parameters:
-        facts.append(("parameters", f"{sum(summary.parameters.values()):,}"))
+    if claimed.num_params is not None:
+        facts.append(("parameters", f"{claimed.num_params:,}"))
+    elif summary.parameters:
+        facts.append(("numbers in the weights", f"{sum(summary.parameters.values()):,}"))
     return [(name, value) for name, value in facts if isinstance(value, str) and value]
-
-
-def _claims(data: bytes) -> list[dict[str, str]]:
-    """The numbers of result.json; what is not in its form is left out."""
-    try:
-        claims = json.loads(data or b"{}")["claims"]
-        return [
-            {
-                "name": f"{claim['split']}/{claim['metric']}",
-                "value": f"{float(claim['value']):.4g}",
-                "tolerance": f"{float(claim['tolerance']):.2g}",
-                "num_samples": f"{int(claim['num_samples']):,}",
-            }
-            for claim in claims[:_MAX_CLAIMS]
-        ]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return []
 
 
 def _usage(call: Call, repo: Repo, summary: Summary, names: set[str]) -> list[tuple[str, str]]:

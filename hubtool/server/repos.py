@@ -20,12 +20,13 @@ from hubtool.core import locks
 from hubtool.core.errors import ConflictError, NotFoundError, SecurityError, StorageError, from_os_error
 from hubtool.core.files import DISK, TEMP_PREFIX, make_dirs, publish_dir
 from hubtool.core.ids import CommitSha, Oid, RepoId, Revision
-from hubtool.server.commits import NO_SHA, Draft, identity, write_commit
-from hubtool.server.gitdir import CONFIG, GitDir
+from hubtool.server.commits import Draft, identity, write_commit
+from hubtool.server.gitdir import CONFIG, NO_SHA, GitDir
 from hubtool.server.gitprocess import run_git
 from hubtool.server.pointers import DEFAULT_GITATTRIBUTES
 
 KINDS = ("models", "datasets")
+KIND_OF_TYPE = {"model": "models", "dataset": "datasets", None: "models", "": "models"}  # as clients write it
 MAIN = "main"
 
 
@@ -230,7 +231,7 @@ def _entries(directory: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(directory) as entries:
             return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
+    except FileNotFoundError:
         return []
 
 

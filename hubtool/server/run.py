@@ -8,10 +8,14 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import h11
 import uvicorn
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hubtool.core.errors import StorageError
+from hubtool.server.answers import ZERO_COPY
 from hubtool.server.app import create_app
 from hubtool.server.call import Limits, Site
 from hubtool.server.edge import LOOPBACK_NAMES
@@ -19,8 +23,46 @@ from hubtool.server.edge import LOOPBACK_NAMES
 HEAD_TIMEOUT_S = 20.0
 
 
+class _Length(bytes):
+    """Stands for the bytes of a file where h11 counts what is sent (h11, "Support for sendfile()")."""
+
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which drops a connection whose request head does not come in time (slow loris)."""
+    """uvicorn's HTTP/1.1, which drops a connection whose request head does not come in time (slow loris).
+
+    It also speaks ASGI's zero copy send, for which uvicorn has no words: a file goes from the kernel to the socket.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        inner = self.app
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def sending(message: Message) -> None:
+                await (self._send_file(message) if message["type"] == ZERO_COPY else send(message))
+
+            await inner(scope, receive, sending)
+
+        self.app = app
+
+    async def _send_file(self, message: Message) -> None:
+        """One slice; raises ClientDisconnect when the reader has left."""
+        if self.transport.is_closing():
+            raise ClientDisconnect
+        length = _Length()
+        length.size = message["count"]
+        self.conn.send_with_data_passthrough(h11.Data(data=length))  # the length was announced: no bytes around it
+        try:
+            sent = await self.loop.sendfile(self.transport, message["file"], message["offset"], length.size)
+        except (ConnectionError, RuntimeError) as error:  # asyncio's word for a closed transport is RuntimeError
+            raise ClientDisconnect from error
+        if sent != length.size:
+            raise ClientDisconnect  # the file was cut while it was sent: a short answer, which every client notices
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -3,6 +3,7 @@
 hub.json  hub.sqlite  secret      what this directory is; people and rights; the key of signed links (0600)
 repos/    objects/    xorbs/      git repositories; large files; the chunks of those that came in chunks
 incoming/ trash/      logs/       being received; being removed; the access log
+hooks/                            what git runs before a push counts
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from hubtool.core.errors import StorageError
 from hubtool.core.files import make_dirs, write_bytes, write_json
+from hubtool.server import received
 from hubtool.server.accounts import Accounts
 from hubtool.server.gitprocess import keep_open, let_go
 from hubtool.server.objects import ObjectStore
@@ -39,6 +41,7 @@ class Store:
         self.accounts = Accounts(self.root)
         self.signer = Signer(_secret(self.root))
         make_dirs(self.root / "logs")
+        received.install(self.root)
         self._presence = self._enter()
         self._downloads: dict[tuple[str, str], int] = {}
         self._downloads_lock = threading.Lock()

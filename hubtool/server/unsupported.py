@@ -18,8 +18,6 @@ NOT_HERE = {
     f"{_REPO}/duplicate": "duplicating a repository on the server",
     f"{_REPO}/like": "likes",
     f"{_REPO}/likers": "likes",
-    f"{_REPO}/lfs-files/batch": "removing single large files from the history",
-    f"{_REPO}/lfs-files/duplicate": "copying large files between repositories on the server",
     f"{_REPO}/user-access-request/{{rest:path}}": "access requests (a repository is gated 'auto' or not at all)",
     f"{_REPO}/xet-read-token/{{rest:path}}": "Xet downloads (files come over plain HTTP)",
     f"{_REPO}/resource-group": "resource groups",

@@ -16,34 +16,14 @@ from hubtool.core.files import TEMP_PREFIX, publish_dir
 from hubtool.core.ids import Oid
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.records.hub import BackupReport, FsckReport, GcReport, HubFinding
-from hubtool.server.commits import NO_SHA
-from hubtool.server.gitdir import HIDDEN_REFS, GitDir
+from hubtool.server.gitdir import HIDDEN_REFS, NO_SHA, GitDir
 from hubtool.server.gitprocess import git_environment, git_program, run_git
-from hubtool.server.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
+from hubtool.server.history import pointers
 from hubtool.server.repos import Repo
 from hubtool.server.store import Store
 
 GRACE_S = 24 * 3600.0
 _MAX_GIT_LINES = 20
-
-
-def pointers(git: GitDir) -> dict[Pointer, str]:
-    """Every pointer in the whole history, with a path it stands at."""
-    listed = run_git(git.path, "rev-list", "--objects", "--all", "--filter=object:type=blob")
-    paths: dict[bytes, bytes] = {}
-    for line in listed.splitlines():
-        sha, _, path = line.partition(b" ")
-        if path:
-            paths[sha] = path
-    facts = run_git(git.path, "cat-file", "--batch-check", stdin=b"\n".join(paths) + b"\n") if paths else b""
-    found: dict[Pointer, str] = {}
-    for line in facts.splitlines():
-        sha, kind, size = [*line.split(), b"", b""][:3]
-        if kind == b"blob" and 100 <= int(size) <= MAX_POINTER_BYTES:
-            pointer = parse_pointer(git.read(sha.decode())[1])
-            if pointer is not None:
-                found[pointer] = paths[sha].decode("utf-8", "replace")
-    return found
 
 
 # fsck
@@ -78,7 +58,7 @@ def _check_repo(store: Store, repo: Repo, damaged: set[Oid]) -> list[HubFinding]
     name = f"{repo.kind}/{repo.id}"
     findings = [HubFinding(kind="git", where=name, what=line) for line in _git_fsck(repo.path)]
     try:
-        for pointer, path in pointers(repo.git).items():
+        for pointer, path in pointers(repo.path).items():
             where = f"{name} {path}"
             if not repo.has_object(pointer.oid) or not store.objects.has(pointer.oid):
                 what = f"its bytes ({pointer.oid}) are not here"
@@ -138,7 +118,7 @@ def _collect_repo(store: Store, repo: Repo, before: float) -> None:
         report.unlink(missing_ok=True)
     run_git(repo.path, "gc", "--quiet", "--prune=2.weeks.ago")
     refs = git.refs()
-    wanted = {pointer.oid for pointer in pointers(git)}
+    wanted = {pointer.oid for pointer in pointers(repo.path)}
     with store.objects.collecting():
         if git.refs() != refs:
             return  # somebody pushed meanwhile: next time

@@ -128,7 +128,7 @@ class Xorbs:
         for name in {term.xorb for term in terms}:
             try:
                 os.utime(self.path(name))
-            except OSError as error:
+            except FileNotFoundError as error:
                 raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=name) from error
 
     def read(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes]:

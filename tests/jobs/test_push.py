@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hubtool.core.errors import HubtoolError, UsageError
+from hubtool.core.errors import HubtoolError, SecurityError, UsageError
 from hubtool.core.progress import SILENT
 from hubtool.hub.client import Hub
 from hubtool.hub.fetch import fetch_package
@@ -122,12 +122,51 @@ def test_what_a_person_wrote_in_the_card_on_the_hub_stays(package: Path, clean: 
 def test_what_does_not_hold_is_not_sent(package: Path, path: str, data: bytes, code: str) -> None:
     (package / path).parent.mkdir(exist_ok=True)
     (package / path).write_bytes(data)
+    before = bytes_of(package)
     with pytest.raises(HubtoolError) as caught:
         push(package, REPO, hub="local")
     assert caught.value.code == code
+    assert bytes_of(package) == before, "nothing is written before it is refused"
     assert "AbCdEfGhIj" not in caught.value.line()
     with reading("local") as hub, pytest.raises(HubtoolError, match="is not there"):
         fetch_package(hub, REPO, None, package.parent / "x")
+
+
+def test_a_card_that_was_removed_is_made_again(package: Path) -> None:
+    (package / "README.md").unlink()
+    assert push(package, REPO, hub="local").is_new_commit
+    assert REPO in (package / "README.md").read_text()
+
+
+def test_a_record_that_somebody_sent_goes_along_and_is_counted(package: Path) -> None:
+    record = made.reproduction(package)
+    made.add_reproduction(package, record)
+    made.add_reproduction(package, record.model_copy(update={"data_digest": "0" * 64}))
+    report = push(package, REPO, hub="local")
+    name = f"reproductions/{record.id}.json"
+    assert [file.path for file in report.plan.adds if file.path.startswith("reproductions/")] == [name]
+    shutil.rmtree(package / "reproductions")
+    (package / "README.md").unlink()
+    push(package, REPO, hub="local")
+    assert (package / name).is_file(), "what stands in the repository is counted, whoever has it here"
+    assert f"]({name})" in (package / "README.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"])
+def test_what_somebody_else_wrote_in_the_card_is_read_before_it_is_taken_over(
+    text: str, package: Path, clean: Path
+) -> None:
+    push(package, REPO, hub="local")
+    end = "<!-- yours:end limits -->"
+    edited = (package / "README.md").read_text().replace(end, f"{text}\n{end}").encode()
+    with reading("local") as hub:
+        hub.call(REPO, lambda api: api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id=REPO))
+    shutil.rmtree(package)
+    shutil.copytree(clean, package)
+    before = bytes_of(package)
+    with pytest.raises(SecurityError):
+        push(package, REPO, hub="local")
+    assert bytes_of(package) == before
 
 
 def test_a_package_without_pictures_cannot_be_pushed_with_them(package: Path) -> None:

@@ -196,6 +196,10 @@ def test_other_numerics_are_told(package: Path, hub: str, tmp_path: Path) -> Non
     assert [(d.field, d.was) for d in report.verdict.numerics_differ] == [("libraries.torch", "2.14.0")]
 
 
+def card_of(api: HfApi, repo: str, folder: Path) -> str:
+    return Path(api.hf_hub_download(repo, "README.md", local_dir=folder)).read_text()
+
+
 def test_a_reproduction_is_added_to_the_repository_once_and_survives_the_next_push(
     package: Path, hub: str, tmp_path: Path
 ) -> None:
@@ -207,10 +211,16 @@ def test_a_reproduction_is_added_to_the_repository_once_and_survives_the_next_pu
     assert name in api.list_repo_files("me/shown")
     fetched = Path(api.hf_hub_download("me/shown", name, local_dir=tmp_path / "one"))
     assert fetched.read_bytes() == Path(report.report).read_bytes()
+    commits = api.list_repo_commits("me/shown")
+    assert commits[0].title == f"Reproduction of {report.commit[:8]}: exact"
+    assert commits[1].commit_id == report.commit, "record and card go in one commit"
+    assert "**Reproduced by 1 of 1 attempt**" in card_of(api, "me/shown", tmp_path / "counted")
+    assert verify("me/shown", hub=hub).is_ok
     text = (package / "README.md").read_text()
     end = "<!-- yours:end about -->"
     (package / "README.md").write_text(text.replace(end, f"Another word.\n{end}"))
     push(package, "me/shown", hub=hub, yes=True)
+    assert "**Reproduced by 1 of 1 attempt**" in card_of(api, "me/shown", tmp_path / "pushed")
     assert name in api.list_repo_files("me/shown")
     assert verify("me/shown", hub=hub).is_ok
 

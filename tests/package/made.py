@@ -16,6 +16,7 @@ from hubtool.package.build import About, pack
 from hubtool.package.facts import GOLDEN_NAME
 from hubtool.package.tensors import packed_weights
 from hubtool.records.backbone import BackboneEntry, FileDigest, LayerRow, LayerTable, Origin, Preprocess
+from hubtool.records.claims import Verdict, judge
 from hubtool.records.dataset import DataManifest, Sample
 from hubtool.records.environment import Environment, Numerics
 from hubtool.records.evidence import Golden, Predictions
@@ -23,6 +24,7 @@ from hubtool.records.log import Event
 from hubtool.records.metrics import claims_of, compute
 from hubtool.records.package import PackageManifest
 from hubtool.records.recipe_file import parse_recipe
+from hubtool.records.reports import Reproduction
 from hubtool.records.resolve import ResolvedRecipe, resolve
 from hubtool.records.run import Result, Selected
 
@@ -189,6 +191,34 @@ def _result(resolved: ResolvedRecipe, data: DataManifest, metrics: dict[str, flo
         numerics=NUMERICS,
         wall_s=83.4,
     )
+
+
+def reproduction(package: Path, **changes: object) -> Reproduction:
+    """Somebody's record about the package: everything came out again, unless ``changes`` of the verdict say otherwise."""
+    result = Result.read(package / "result.json")
+    verdict = Verdict(
+        state="exact",
+        claims=tuple(judge(claim, claim.value) for claim in result.claims),
+        weights_equal=True,
+        claimed_numerics=result.numerics,
+        measured_numerics=result.numerics,
+    ).model_copy(update=changes)
+    return Reproduction(
+        repo="me/zoo",
+        commit="c" * 40,
+        hubtool="0.1.0",
+        recipe_digest=result.recipe_digest,
+        data_digest=result.data_digest,
+        backbone_digest=result.backbone_digest,
+        claimed_weights_digest=result.weights_digest,
+        measured_weights_digest=result.weights_digest if verdict.weights_equal else "0" * 64,
+        verdict=verdict,
+    )
+
+
+def add_reproduction(package: Path, record: Reproduction) -> None:
+    (package / "reproductions").mkdir(exist_ok=True)
+    record.write(package / "reproductions" / f"{record.id}.json")
 
 
 def tensors() -> dict[str, np.ndarray]:

@@ -19,6 +19,8 @@ from hubtool.core.errors import HubtoolError, NotFoundError
 from hubtool.package import build, check
 from hubtool.package import card as cards
 from hubtool.package.tensors import packed_weights
+from hubtool.records.claims import judge
+from hubtool.records.environment import differences
 from hubtool.records.evidence import Predictions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from package import made
@@ -192,6 +194,46 @@ def _select_by_another_value(package: Path) -> None:
 def _relicense(package: Path, license_: str) -> None:
     set_json("evidence/card.json", "license", value=license_)(package)
     set_json(MANIFEST_NAME, "license", value=license_)(package)
+
+
+def reproduced(**changes: Any) -> Callable[[Path], None]:
+    """A true record is counted by the card; then it is replaced by one that says something else under its name."""
+
+    def change(package: Path) -> None:
+        record = made.reproduction(package)
+        made.add_reproduction(package, record)
+        build.address(package, "me/zoo")
+        assert wrong(package) == {}
+        forged = record.model_copy(update=changes)
+        forged.write(package / "reproductions" / f"{record.id}.json")
+
+    return change
+
+
+def a_record_that_contradicts_itself(package: Path) -> None:
+    """Named by its digest, and counted by the card; but its weights were others."""
+    honest = made.reproduction(package)
+    forged = honest.model_copy(update={"measured_weights_digest": "0" * 64})
+    made.add_reproduction(package, forged)
+    _count(package, forged.id)
+
+
+def a_record_of_another_result(package: Path) -> None:
+    other = made.reproduction(package).model_copy(update={"data_digest": "0" * 64})
+    made.add_reproduction(package, other)
+    _count(package, other.id)
+
+
+def _count(package: Path, record_id: str) -> None:
+    text = cards.render(package, layout="timm", counted=(record_id,))
+    assert record_id in text
+    (package / "README.md").write_text(text)
+
+
+def one_more_reproduction(package: Path) -> None:
+    made.add_reproduction(package, made.reproduction(package))
+    build.address(package, "me/zoo")
+    edit("README.md", "Reproduced by 1 of 1 attempt", "Reproduced by 9 of 9 attempts")(package)
 
 
 # name → (what is done, does the forger seal again, does he compile the card again, a finding that names it)
@@ -368,6 +410,16 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     "pipe": (fifo, False, False, r"files"),
     "step twice in the log": (duplicate_log_line, True, True, r"logs/metrics.jsonl"),
     "log line of nonsense": (add_file("logs/metrics.jsonl", b"{}\n"), True, False, r"logs/metrics.jsonl.*"),
+    # reproductions
+    "a reproduction changed": (reproduced(repo="me/other"), True, False, r"reproductions/[0-9a-f]{16}.json"),
+    "a reproduction that contradicts itself": (
+        a_record_that_contradicts_itself,
+        True,
+        False,
+        r"reproductions/[0-9a-f]{16}.json",
+    ),
+    "a reproduction of another result": (a_record_of_another_result, True, False, r"reproductions/[0-9a-f]{16}.json"),
+    "more reproductions than there are": (one_more_reproduction, True, False, r"README.md line \d+"),
     "snippet": (edit("evidence/snippets.json", "import timm", "import os"), True, True, r"evidence/snippets.json"),
 }
 
@@ -422,6 +474,41 @@ def test_what_was_said_on_the_command_line_is_part_of_the_recipe(overrides: tupl
 )
 def test_what_a_hub_adds_is_no_finding(name: str, package: Path) -> None:
     add_file(name, b"{}")(package)
+    assert wrong(package) == {}
+
+
+def test_reproductions_are_counted_and_uncounted_ones_are_no_fault(package: Path) -> None:
+    first = made.reproduction(package)
+    numerics = first.verdict.claimed_numerics.model_copy(update={"num_threads": 64})
+    second = made.reproduction(
+        package,
+        state="within tolerance",
+        weights_equal=False,
+        measured_numerics=numerics,
+        numerics_differ=differences(first.verdict.claimed_numerics, numerics),
+    )
+    made.add_reproduction(package, first)
+    made.add_reproduction(package, second)
+    assert wrong(package) == {}
+    details = {f.name: f.detail for f in check.verify(package)}
+    assert details[f"reproductions/{first.id}.json"].startswith("not counted by the card yet")
+    build.address(package, "me/zoo")
+    assert wrong(package) == {}
+    text = (package / "README.md").read_text()
+    assert "**Reproduced by 2 of 2 attempts** ([1 exact, 1 within tolerance](#reproduce-it))." in text
+    assert f"[{second.id[:8]}](reproductions/{second.id}.json) | within tolerance |" in text
+
+
+def test_a_failed_attempt_is_counted_as_one(package: Path) -> None:
+    claims = made.reproduction(package).verdict.claims
+    missed = judge(claims[0].claim, claims[0].claim.value / 2)
+    made.add_reproduction(
+        package, made.reproduction(package, state="not reproduced", claims=(missed, *claims[1:]), weights_equal=False)
+    )
+    build.address(package, "me/zoo")
+    assert (
+        "**Reproduced by 0 of 1 attempt** ([1 not reproduced](#reproduce-it))." in (package / "README.md").read_text()
+    )
     assert wrong(package) == {}
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,23 @@ class Client:
         }
         if token:
             self.env["HF_TOKEN"] = token
+        self._python = sys.executable
+
+    def without_xet(self) -> Client:
+        """Run what follows in an environment without hf_xet: the same packages, each linked, but that one."""
+        place = self.home / "env"
+        venv.create(place, with_pip=False, symlinks=True)
+        (packages,) = place.glob("lib/python*/site-packages")
+        for source in (Path(entry) for entry in sys.path if entry.endswith("site-packages")):
+            for path in source.iterdir():
+                if not path.name.startswith("hf_xet") and path.suffix != ".pth" and not (packages / path.name).exists():
+                    (packages / path.name).symlink_to(path)
+        self._python = str(place / "bin" / "python")
+        return self
 
     def python(self, code: str, **env: str) -> str:
         """Run a script; its standard output. A failure shows what it wrote."""
-        return self.run([sys.executable, "-c", textwrap.dedent(code)], **env)
+        return self.run([self._python, "-c", textwrap.dedent(code)], **env)
 
     def run(self, command: list[str], *, cwd: Path | None = None, check: bool = True, **env: str) -> str:
         done = subprocess.run(
@@ -102,7 +116,7 @@ class Client:
         return done.stdout if check else done.stdout + done.stderr
 
     def hf(self, *args: str, **env: str) -> str:
-        return self.run([str(Path(sys.executable).with_name("hf")), *args], **env)
+        return self.run([self._python, str(Path(sys.executable).with_name("hf")), *args], **env)
 
 
 class Served:

@@ -135,6 +135,18 @@ def test_a_private_repository_looks_like_none(world: World, route: Route, method
         assert facts[0] == facts[1], (route.path, caller)
 
 
+def test_the_old_name_of_a_private_repository_tells_a_stranger_nothing(world: World) -> None:
+    owner = world.http("owner")
+    assert owner("POST", "/api/repos/create", {"name": "old-name", "visibility": "private"}).status == 200
+    assert owner("POST", "/api/repos/move", {"fromRepo": "lab/old-name", "toRepo": "lab/new-name"}).status == 200
+    for path in ("/api/models/lab/{}", "/lab/{}/resolve/main/a.txt", "/lab/{}", "/lab/{}.git/info/refs"):
+        for caller in ("owner", "reader"):
+            assert world.http(caller)("GET", path.format("old-name")).status == 307, (path, caller)
+        for caller in ("anonymous", "other"):
+            old, absent = (world.http(caller)("GET", path.format(name)) for name in ("old-name", "absent"))
+            assert (old.status, old.body) == (absent.status, absent.body) and "location" not in old.headers
+
+
 def test_every_rule_stands_on_some_route() -> None:
     assert {route.rule for route in route_table()} == set(Rule)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import socket
@@ -15,8 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from hubtool.core.ids import Oid
 from hubtool.server.call import Limits
 from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.pointers import Pointer
 from tests.server.clients import Http, commit_lines, put
 
 NET, KEPT = "/api/models/lab/net", "/api/models/lab/kept"
@@ -67,12 +70,35 @@ def test_create_again_is_409_with_the_url_the_client_reads(net: Http, shared: Em
     assert reply.status == 409 and reply.json["url"] == f"{shared.url}/lab/net", "names differ by more than case"
 
 
-def test_move_keeps_everything_and_frees_the_old_name(net: Http) -> None:
+def test_move_keeps_everything_and_the_old_name_leads_to_the_new(net: Http) -> None:
     sha = net("GET", NET).json["sha"]
-    assert net("POST", "/api/repos/move", {"fromRepo": "lab/net", "toRepo": "lab/moved", "type": "model"}).status == 200
-    assert net("GET", NET).status == 404
+
+    def move(old: str, new: str) -> None:
+        body = {"fromRepo": f"lab/{old}", "toRepo": f"lab/{new}", "type": "model"}
+        assert net("POST", "/api/repos/move", body).status == 200
+
+    move("net", "moved")
     assert net("GET", "/api/models/lab/moved").json["sha"] == sha
-    assert net("DELETE", "/api/repos/delete", {"name": "moved", "organization": "lab"}).status == 200
+    led = {
+        "/api/models/LAB/Net/tree/main?recursive=true": "/api/models/lab/moved/tree/main?recursive=true",
+        "/lab/net/resolve/main/dir%2Fb.txt": "/lab/moved/resolve/main/dir%2Fb.txt",
+        "/lab/net": "/lab/moved",
+        "/lab/net.git/info/refs?service=git-upload-pack": "/lab/moved.git/info/refs?service=git-upload-pack",
+    }
+    for old, new in led.items():
+        reply = net("GET", old, headers={"Accept": "text/html"})
+        assert (reply.status, reply.headers["location"]) == (307, new), old
+    assert net("POST", f"{NET}/commit/main", commit_lines(put("x", b"y" * 300_000))).status == 307
+    move("moved", "again")
+    assert net("GET", NET).headers["location"] == "/api/models/lab/again", "two moves are one step"
+    move("again", "net")
+    assert net("GET", NET).json["sha"] == sha and net("GET", "/api/models/lab/again").status == 307
+    assert net("POST", "/api/repos/create", {"name": "again", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/again").json["sha"] != sha, "a name that is taken anew is its own"
+    assert net("DELETE", "/api/repos/delete", {"name": "again", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/again").status == 404
+    assert net("DELETE", "/api/repos/delete", {"name": "net", "organization": "lab"}).status == 200
+    assert net("GET", "/api/models/lab/moved").status == 404, "nothing leads to what is gone"
 
 
 def test_settings_change_visibility_and_gating(net: Http) -> None:
@@ -201,6 +227,7 @@ BAD_COMMITS: dict[str, tuple[bytes, int, str]] = {
     "file under file": (_raw(HEAD_LINE, put("a.txt/b", b"1")), 400, "line 2"),
     "file over folder": (_raw(HEAD_LINE, put("dir", b"1")), 400, "line 2"),
     "not uploaded": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID, "size": 9}}), 400, "line 2"),
+    "the text of a pointer": (_raw(HEAD_LINE, put("w", Pointer(Oid(OID), 9).encode())), 400, "not uploaded"),
     "oid upper case": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID.upper()}}), 400, "line 2"),
     "md5": (_raw(HEAD_LINE, {"key": "lfsFile", "value": {"path": "w", "oid": OID, "algo": "md5"}}), 400, "line 2"),
     "parent": (_raw({"key": "header", "value": {"summary": "s", "parentCommit": "../x"}}), 400, "parentCommit"),
@@ -373,6 +400,65 @@ def test_multipart_uploads(net: Http, shared: EmbeddedHub, monkeypatch: pytest.M
     assert commit(net, pointer).status == 200, "a copy names no size"
     reply = net("GET", "/lab/net/resolve/main/w.bin", headers={"Range": "bytes=99999-200000"})
     assert reply.body == data[99_999:200_001] and reply.headers["x-linked-etag"] == f'"{oid}"'
+
+
+def _stored(http: Http, data: bytes) -> None:
+    """lab/net/w.bin, kept whole."""
+    oid = hashlib.sha256(data).hexdigest()
+    body = {"operation": "upload", "objects": [{"oid": oid, "size": len(data)}]}
+    href = http("POST", "/lab/net.git/info/lfs/objects/batch", body).json["objects"][0]["actions"]["upload"]["href"]
+    assert http("PUT", "/" + href.split("/", 3)[3], data).status == 200
+    assert commit(http, {"key": "lfsFile", "value": {"path": "w.bin", "algo": "sha256", "oid": oid}}).status == 200
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[EmbeddedHub]:
+    """A hub that waits a second for a reader, with 30 MB in lab/net/w.bin."""
+    with EmbeddedHub(tmp_path / "impatient", limits=Limits(send_s=1.0)) as hub:
+        http = Http(hub.url)
+        http("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+        _stored(http, bytes(30_000_000))
+        yield hub
+
+
+def test_a_whole_object_is_sent_again_and_again_on_one_connection(net: Http, shared: EmbeddedHub) -> None:
+    data = os.urandom(1 << 20)
+    _stored(net, data)
+    connection = http.client.HTTPConnection(urlsplit(shared.url).netloc)
+    for low, high in ((0, 1 << 20), (5, 900_000), (0, 1), ((1 << 20) - 1, 1 << 20), (0, 1 << 20)):
+        connection.request("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high - 1}"})
+        reply = connection.getresponse()
+        assert (reply.status, reply.read()) == (206, data[low:high])
+    connection.request("HEAD", "/lab/net/resolve/main/w.bin")
+    assert connection.getresponse().read() == b""
+    connection.close()
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stops reading"])
+def test_a_reader_that_does_not_read_on_is_dropped(impatient: EmbeddedHub, leaves: bool) -> None:
+    log = Path(impatient._root) / "logs/access.jsonl"
+    with socket.create_connection(("127.0.0.1", urlsplit(impatient.url).port or 0)) as sock:
+        sock.sendall(b"GET /lab/net/resolve/main/w.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 200 " in sock.recv(1000)
+        if leaves:
+            sock.close()
+        deadline = time.monotonic() + 10
+        while '"status": 499' not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    line = json.loads(log.read_text().splitlines()[-1])
+    assert line["status"] == 499 and line["bytes"] < 30_000_000
+    assert Http(impatient.url)("GET", "/lab/net/resolve/main/w.bin").body == bytes(30_000_000), "others are served"
+
+
+def test_a_stored_file_that_was_cut_is_no_answer(net: Http, shared: EmbeddedHub) -> None:
+    data = os.urandom(10_000)
+    _stored(net, data)
+    oid = hashlib.sha256(data).hexdigest()
+    path = Path(shared._root) / "objects" / oid[:2] / oid[2:]
+    path.write_bytes(data[:9_000])
+    reply = net("GET", "/lab/net/resolve/main/w.bin")
+    assert (reply.status, reply.json["code"]) == (500, "E-HUB-SHORT")
+    assert net("GET", "/lab/net/resolve/main/w.bin", headers={"Range": "bytes=0-99"}).body == data[:100]
 
 
 # The edge

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.run import listen, make_server, site_of
 from tests.server.clients import Client, Http
 
@@ -71,13 +72,25 @@ UPLOAD = """
 """
 
 
-@pytest.mark.parametrize("without_xet", [False, True], ids=["xet", "lfs"])
-def test_huggingface_hub_pushes_and_pulls(client: Client, without_xet: bool) -> None:
-    env = {"HF_HUB_DISABLE_XET": "1"} if without_xet else {}
-    assert client.python(UPLOAD, **env).strip() == "ok"
+@pytest.fixture(params=["xet", "xet switched off", "xet not installed"])
+def any_client(request: pytest.FixtureRequest, client: Client) -> Client:
+    """The client library with hf_xet, with it switched off, and where it is not installed."""
+    if request.param == "xet switched off":
+        client.env["HF_HUB_DISABLE_XET"] = "1"
+    elif request.param == "xet not installed":
+        client.without_xet()
+        found = client.python(
+            "import importlib.util as u; print(u.find_spec('hf_xet'), u.find_spec('huggingface_hub').name)"
+        )
+        assert found.split() == ["None", "huggingface_hub"]
+    return client
 
 
-def test_timm_transformers_and_mixin_push_and_load(client: Client) -> None:
+def test_huggingface_hub_pushes_and_pulls(any_client: Client) -> None:
+    assert any_client.python(UPLOAD).strip() == "ok"
+
+
+def test_timm_transformers_and_mixin_push_and_load(any_client: Client) -> None:
     script = """
         import timm, torch
         from timm.models.hub import push_to_hf_hub
@@ -111,11 +124,12 @@ def test_timm_transformers_and_mixin_push_and_load(client: Client) -> None:
         assert ModelCard.load("lab/timm").data.license == "mit"
         print("ok")
     """
-    assert client.python(script).strip().endswith("ok")
+    assert any_client.python(script).strip().endswith("ok")
 
 
-def test_hf_command(client: Client) -> None:
+def test_hf_command(any_client: Client) -> None:
     """`hf` as people type it: login, create, upload, download, list, branch and tag."""
+    client = any_client
     source = client.home / "net"
     source.mkdir()
     (source / "README.md").write_text("---\nlicense: mit\n---\n# net\n")
@@ -130,9 +144,49 @@ def test_hf_command(client: Client) -> None:
     client.hf("repos", "branch", "create", "lab/net", "dev")
     client.hf("repos", "tag", "create", "lab/net", "v1")
     assert "v1" in client.hf("repos", "tag", "list", "lab/net")
+    client.hf("repos", "tag", "delete", "lab/net", "v1", "--yes")
+    client.hf("repos", "branch", "delete", "lab/net", "dev")
+    client.hf("repos", "move", "lab/net", "lab/moved")
+    client.hf("repos", "settings", "lab/moved", "--public")
+    client.hf("repos", "delete-files", "lab/moved", "model.safetensors")
+    client.hf("repos", "delete", "lab/moved", "--yes")
+    assert "lab/moved" not in client.hf("models", "ls", "--quiet")
 
 
-def test_datasets_load_from_a_dataset_repository(client: Client) -> None:
+def test_a_repository_that_moved_is_found_by_its_old_name(client: Client, hub: EmbeddedHub) -> None:
+    client.python("""
+        import os, pathlib
+        from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
+        api, weights = HfApi(), os.urandom(2_000_000)
+        api.create_repo("lab/old")
+        api.upload_file(repo_id="lab/old", path_in_repo="w.bin", path_or_fileobj=weights)
+        api.move_repo("lab/old", "lab/new")
+        assert api.model_info("lab/old").id == "lab/new"
+        assert pathlib.Path(hf_hub_download("lab/old", "w.bin")).read_bytes() == weights
+        there = pathlib.Path(snapshot_download("lab/old", local_dir="there"))
+        assert (there / "w.bin").read_bytes() == weights
+        api.upload_file(repo_id="lab/old", path_in_repo="more.bin", path_or_fileobj=os.urandom(2_000_000))
+        api.upload_file(repo_id="lab/old", path_in_repo="text.txt", path_or_fileobj=b"words" * 400_000)
+        assert {"more.bin", "text.txt"} < set(api.list_repo_files("lab/new"))
+    """)
+    identity = {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+    }
+    client.run(["git", "lfs", "install", "--skip-repo"])
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/old", "clone"])
+    clone = client.home / "clone"
+    assert (clone / "w.bin").stat().st_size == 2_000_000
+    (clone / "x.bin").write_bytes(bytes(range(256)) * 999)
+    client.run(["git", "add", "."], cwd=clone)
+    client.run(["git", "commit", "-qm", "more"], cwd=clone, **identity)
+    client.run(["git", "push", "-q", "origin", "main"], cwd=clone)
+    assert Http(hub.url)("GET", "/lab/new/resolve/main/x.bin").body == bytes(range(256)) * 999
+
+
+def test_datasets_load_from_a_dataset_repository(any_client: Client) -> None:
     script = """
         from datasets import Dataset, load_dataset
         from huggingface_hub import HfApi
@@ -146,7 +200,7 @@ def test_datasets_load_from_a_dataset_repository(client: Client) -> None:
         assert list(load_dataset("lab/pushed", split="train")["a"]) == list(range(10))
         print("ok")
     """
-    assert client.python(script).strip().endswith("ok")
+    assert any_client.python(script).strip().endswith("ok")
 
 
 def test_an_emptied_hub_does_not_trap_a_clients_cache(client: Client, root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,12 @@ print("acknowledged", sha, flush=True)
 """
 
 
+SYSCALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "mkdir")
+SYSCALLS += ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat")
+WHO = ("hub", "fast-import", "update-ref")  # the processes of a push that write
+FAULTS = ("signal=KILL", "error=ENOSPC", "error=EIO")
+
+
 def _fresh(root: Path) -> str:
     store = Store(root)
     repo = store.repos.create("models", RepoId("lab/net"), author="ada")
@@ -47,52 +54,90 @@ def _fresh(root: Path) -> str:
     return head
 
 
-def _push(root: Path, *strace: str) -> subprocess.CompletedProcess[str]:
-    command = [*strace, sys.executable, "-c", PUSH, str(root)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def _push(root: Path, who: str, bin_: Path, *strace: str) -> subprocess.CompletedProcess[str]:
+    """A push in a process of its own, with strace around the hub or around one of its git children."""
+    words = ["strace", "-qq", *strace]
+    command = [sys.executable, "-c", PUSH, str(root)]
+    env = dict(os.environ)
+    if who == "hub":
+        command = [*words, *command]
+    else:
+        git = shutil.which("git")
+        traced = shlex.join([*words, str(git)])
+        bin_.mkdir(exist_ok=True)
+        (bin_ / "git").write_text(
+            f'#!/bin/sh\ncase " $* " in *" {who} "*) exec {traced} "$@";; *) exec {git} "$@";; esac\n'
+        )
+        (bin_ / "git").chmod(0o755)
+        env["PATH"] = f"{bin_}:{env['PATH']}"
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=env)
 
 
-def _calls(tmp_path: Path, syscall: str) -> int:
-    root = tmp_path / "counted"
+def _places(tmp_path: Path, who: str) -> dict[str, list[int]]:
+    """For each system call: which of its invocations touch the store (the n-th of that call in that process)."""
+    root, log = tmp_path / "counted", tmp_path / "calls.txt"
     _fresh(root)
-    log = tmp_path / "calls.txt"
-    _push(root, "strace", "-f", "-qq", "-o", str(log), "-e", f"trace={syscall}", "-P", str(root))
-    done = _push(tmp_path / "counted", "strace", "-f", "-qq", "-o", str(log), "-e", f"trace={syscall}")
+    done = _push(root, who, tmp_path / "bin", "-y", "-o", str(log), "-e", f"trace={','.join(SYSCALLS)}")
     assert "acknowledged" in done.stdout, done.stderr
-    return len(re.findall(rf"\b{syscall}\(", log.read_text()))
+    seen, places = dict.fromkeys(SYSCALLS, 0), {name: [] for name in SYSCALLS}
+    for line in log.read_text(errors="replace").splitlines():
+        match = re.match(r"(\w+)\(", line)
+        if match is not None and match[1] in seen:
+            seen[match[1]] += 1
+            if str(root) in line or "net.git" in line:
+                places[match[1]].append(seen[match[1]])
+    shutil.rmtree(root)
+    return places
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
-@pytest.mark.parametrize("fault", ["signal=KILL", "error=ENOSPC", "error=EIO"])
-@pytest.mark.parametrize("syscall", ["fsync", "rename", "link", "unlink", "mkdir", "ftruncate"])
-def test_a_fault_at_each_system_call_of_a_commit(tmp_path: Path, syscall: str, fault: str) -> None:
-    """Whichever call fails: the store is clean, and what was acknowledged is there."""
-    num = _calls(tmp_path, syscall)
-    for n in range(1, num + 1):
-        root = tmp_path / f"{n}"
-        before = _fresh(root)
-        done = _push(
-            root,
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            os.devnull,
-            "-e",
-            "trace=none",
-            "-e",
-            f"inject={syscall}:{fault}:when={n}",
-        )
-        store = Store(root)
-        repo = store.repos.find("models", RepoId("lab/net"))
-        head = repo.git.resolve("main")
-        assert fsck(store).findings == (), (syscall, n)
-        if "acknowledged" in done.stdout:
-            assert head != before and repo.git.entry(head, "w.bin") is not None
-        store.close()
-        again = _push(root)
-        assert "acknowledged" in again.stdout, (syscall, n, again.stderr)
-        shutil.rmtree(root)
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("who", WHO)
+def test_a_fault_at_each_system_call_of_a_push(tmp_path: Path, who: str, fault: str) -> None:
+    """Whichever call on the store fails: it is clean, what was acknowledged is there, and the next push succeeds."""
+    num, num_acknowledged = 0, 0
+    places = _places(tmp_path, who)
+    for syscall, numbers in places.items():
+        for n in numbers:
+            num_acknowledged += _try(tmp_path, who, f"inject={syscall}:{fault}:when={n}")
+            num += 1
+    touched = {name: len(numbers) for name, numbers in places.items() if numbers}
+    sys.stderr.write(f"\n{who}, {fault}: {num} places {touched}, {num_acknowledged} acknowledged all the same\n")
+    assert touched["fsync"] and touched["openat"] and num > 8
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
+@pytest.mark.parametrize("num_bytes", [1, 1000])
+def test_a_write_that_says_more_than_it_wrote_is_noticed(tmp_path: Path, num_bytes: int) -> None:
+    """The hub looks at the length of what it wrote before that gets a name."""
+    for n in _places(tmp_path, "hub")["write"]:
+        _try(tmp_path, "hub", f"inject=write:retval={num_bytes}:when={n}")
+
+
+def _try(tmp_path: Path, who: str, injection: str) -> bool:
+    """One push with one fault, on a store of its own; whether it was acknowledged.
+
+    strace injects into calls that it traces only, so the log shows that the fault came.
+    """
+    root = tmp_path / "faulty"
+    before = _fresh(root)
+    log, syscall = tmp_path / "fault.txt", injection.removeprefix("inject=").partition(":")[0]
+    done = _push(root, who, tmp_path / "bin", "-o", str(log), "-e", f"trace={syscall}", "-e", injection)
+    assert re.search(r"\(INJECTED\)|killed by SIGKILL", log.read_text(errors="replace")), injection
+    is_acknowledged = "acknowledged" in done.stdout
+    store = Store(root)
+    repo = store.repos.find("models", RepoId("lab/net"))
+    head = repo.git.resolve("main")
+    assert fsck(store).findings == (), (injection, done.stderr)
+    if is_acknowledged:
+        assert head != before and repo.git.entry(head, "w.bin") is not None, injection
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    assert not last or last.startswith(("hubtool.core.errors.", "OSError: ")), (injection, done.stderr)
+    store.close()
+    again = _push(root, "nobody", tmp_path / "bin")
+    assert "acknowledged" in again.stdout, (injection, again.stderr)
+    shutil.rmtree(root)
+    return is_acknowledged
 
 
 @pytest.fixture

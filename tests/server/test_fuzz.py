@@ -38,7 +38,23 @@ segment = st.one_of(
     st.binary(max_size=12).map(lambda b: quote_from_bytes(b, safe="")),
 )
 word = st.one_of(st.sampled_from(SEEDS), st.text(max_size=20), st.integers(), st.floats(), st.none(), st.booleans())
-KEYS = ["name", "organization", "type", "visibility", "private", "files", "path", "size", "oid", "objects", "operation"]
+KEYS = [
+    "deletions",
+    "sha",
+    "target",
+    "sha256",
+    "name",
+    "organization",
+    "type",
+    "visibility",
+    "private",
+    "files",
+    "path",
+    "size",
+    "oid",
+    "objects",
+    "operation",
+]
 KEYS += [
     "tag",
     "message",

@@ -65,3 +65,42 @@ def test_a_tree_with_a_dot_git_entry_is_refused(client: Client, hub: EmbeddedHub
     said = client.run(["sh", "-c", script], cwd=client.home / "one", check=False, **IDENTITY)
     assert "hasDotgit" in said
     assert [b["name"] for b in http_("GET", "/api/models/lab/net/refs").json["branches"]] == ["main"]
+
+
+def test_a_pointer_whose_bytes_were_not_sent_is_refused_whole(client: Client, hub: EmbeddedHub, http_: Http) -> None:
+    http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+    client.run(["git", "lfs", "install", "--skip-repo"])
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "one"], **IDENTITY)
+    one, before = client.home / "one", http_("GET", "/api/models/lab/net").json["sha"]
+    (one / "sub").mkdir()
+    (one / "sub/model.safetensors").write_bytes(os.urandom(70_000))
+    client.run(["git", "add", "."], cwd=one)
+    client.run(["git", "commit", "-qm", "weights"], cwd=one, **IDENTITY)
+    (one / "later.txt").write_text("a commit on top hides nothing")
+    client.run(["git", "add", "."], cwd=one)
+    client.run(["git", "commit", "-qm", "later"], cwd=one, **IDENTITY)
+    push = ["git", "push", "origin", "main", "HEAD:refs/heads/other"]
+    said = client.run(push, cwd=one, check=False, GIT_LFS_SKIP_PUSH="1", **IDENTITY)
+    assert "sub/model.safetensors" in said and "git lfs push --all" in said and "rejected" in said
+    assert http_("GET", "/api/models/lab/net").json["sha"] == before, "no branch moved"
+    assert [b["name"] for b in http_("GET", "/api/models/lab/net/refs").json["branches"]] == ["main"]
+    client.run(["git", "lfs", "push", "--all", "origin"], cwd=one, **IDENTITY)
+    client.run(push, cwd=one, GIT_LFS_SKIP_PUSH="1", **IDENTITY)
+    data = (one / "sub/model.safetensors").read_bytes()
+    assert http_("GET", "/lab/net/resolve/other/sub/model.safetensors").body == data
+
+
+def test_a_pointer_to_another_repositorys_bytes_is_refused(client: Client, hub: EmbeddedHub, http_: Http) -> None:
+    for name in ("mine", "theirs"):
+        http_("POST", "/api/repos/create", {"name": name, "organization": "lab"})
+    client.run(["git", "lfs", "install", "--skip-repo"])
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/theirs"], **IDENTITY)
+    theirs = client.home / "theirs"
+    (theirs / "w.safetensors").write_bytes(b"theirs" * 99)
+    client.run(["git", "add", "."], cwd=theirs)
+    client.run(["git", "commit", "-qm", "w"], cwd=theirs, **IDENTITY)
+    client.run(["git", "push", "-q", "origin", "main"], cwd=theirs, **IDENTITY)
+    push = ["git", "push", f"{hub.url}/lab/mine", "main:refs/heads/stolen"]
+    said = client.run(push, cwd=theirs, check=False, GIT_LFS_SKIP_PUSH="1", **IDENTITY)
+    assert "E-HUB-OBJECT" in said
+    assert [b["name"] for b in http_("GET", "/api/models/lab/mine/refs").json["branches"]] == ["main"]

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from hubtool.records.environment import differences
+from hubtool.records.reports import Reproduction
+from hubtool.records.run import Result
 from hubtool.server import curves
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.markdown import render
+from tests.package import made
 from tests.server.clients import Http, commit_lines, put
 
 HTML = {"Accept": "text/html"}
@@ -26,7 +30,6 @@ EVENTS = [
         ("train", "wall_s", 1),
     )
 ]
-CLAIMS = {"claims": [{"metric": "top1", "split": "val", "value": 0.98051, "tolerance": 0.0142, "num_samples": 360}]}
 CARD = "---\nlicense: mit\nlibrary_name: timm\npipeline_tag: image-classification\n---\n# Digits\n[r](recipe.yaml)\n"
 
 XSS = [
@@ -69,13 +72,19 @@ def test_links_and_pictures_of_a_card_lead_into_the_repository() -> None:
 
 
 @pytest.fixture
-def pushed(hub: EmbeddedHub) -> Http:
+def package(tmp_path: Path) -> Path:
+    made.make_package(made.make_run(tmp_path / "run"), tmp_path / "package")
+    return tmp_path / "package"
+
+
+@pytest.fixture
+def pushed(hub: EmbeddedHub, package: Path) -> Http:
     http = Http(hub.url)
     http("POST", "/api/repos/create", {"name": "digits", "organization": "lab"})
     files = {
         "README.md": CARD.encode(),
         "logs/metrics.jsonl": "\n".join(map(json.dumps, EVENTS)).encode(),
-        "result.json": json.dumps(CLAIMS).encode(),
+        "result.json": (package / "result.json").read_bytes(),
         "config.json": b'{"architecture": "test_resnet", "pretrained_cfg": {}}',
         "hubtool.json": b"{}",
         "recipe.yaml": b"schema: x",
@@ -85,10 +94,14 @@ def pushed(hub: EmbeddedHub) -> Http:
     return http
 
 
-def test_the_model_page_shows_card_curves_claims_and_how_to_use_it(pushed: Http, hub: EmbeddedHub) -> None:
+def test_the_model_page_shows_card_curves_claims_and_how_to_use_it(
+    pushed: Http, hub: EmbeddedHub, package: Path
+) -> None:
+    result = Result.read(package / "result.json")
     reply = pushed("GET", "/lab/digits", headers=HTML)
     text = reply.body.decode()
-    assert "<h1>Digits</h1>" in text and "0.9805" in text and "val/top1" in text
+    assert "<h1>Digits</h1>" in text and "val/top1" in text and f"{result.claims[0].value:.4g}" in text
+    assert f"<dt>parameters</dt><dd>{result.num_params:,}</dd>" in text and "nobody has published" in text
     assert text.count("<svg") == 2 and "wall_s" not in text and "loss: train from 2 to 0.04" in text
     assert f"HF_ENDPOINT={hub.url}" in text and "hf-hub:lab/digits" in text and "hubtool reproduce lab/digits" in text
     assert re.search(r'href="/lab/digits/resolve/[0-9a-f]{40}/recipe.yaml"', text)
@@ -96,6 +109,49 @@ def test_the_model_page_shows_card_curves_claims_and_how_to_use_it(pushed: Http,
         "script" not in reply.headers["content-security-policy"]
         and "'none'" in reply.headers["content-security-policy"]
     )
+
+
+def _attach(http: Http, *records: Reproduction, name: str = "") -> str:
+    """Put records beside the package; the text of the page then."""
+    files = [put(f"reproductions/{name or record.id}.json", record.to_json() + b"\n") for record in records]
+    assert http("POST", "/api/models/lab/digits/commit/main", commit_lines(*files)).status == 200
+    page = http("GET", "/lab/digits", headers=HTML).body.decode()
+    return " ".join(page.split())
+
+
+def test_the_model_page_counts_the_reproductions_that_count(pushed: Http, package: Path) -> None:
+    exact = made.reproduction(package)
+    elsewhere = made.NUMERICS.model_copy(update={"device": "cuda NVIDIA H100"})
+    within = made.reproduction(
+        package,
+        state="within tolerance",
+        weights_equal=False,
+        measured_numerics=elsewhere,
+        numerics_differ=differences(made.NUMERICS, elsewhere),
+    )
+    assert "Reproduced by 1 published attempt.<" in _attach(pushed, exact)
+    text = _attach(pushed, within)
+    assert "Reproduced by 2 published attempts.<" in text and "cuda NVIDIA H100" in text
+    assert re.search(rf'href="/lab/digits/resolve/[0-9a-f]{{40}}/reproductions/{exact.id}.json"', text)
+    other = exact.model_copy(update={"data_digest": "0" * 64})
+    text = _attach(pushed, other)
+    assert "Reproduced by 2 published attempts.<" in text and "not counted: it is about another result" in text
+    boast = made.reproduction(package, weights_equal=False)
+    text = _attach(pushed, boast)
+    assert "Reproduced by 2 published attempts.<" in text and "not counted: it says exact" in text
+    renamed = _attach(pushed, exact, name="0" * 16)
+    assert "Reproduced by 2 published attempts.<" in renamed and "changed after it was written" in renamed
+    failed = made.reproduction(package, state="not reproduced", findings=("<script>",))
+    assert "Reproduced by 2 of 3 published attempts.<" in _attach(pushed, failed)
+
+
+def test_what_is_no_record_is_not_shown(pushed: Http) -> None:
+    for path, data in (("reproductions/0000000000000000.json", b"{"), ("reproductions/x.json", b"{}")):
+        pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(put(path, data)))
+    assert "nobody has published" in pushed("GET", "/lab/digits", headers=HTML).body.decode()
+    pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(put("result.json", b'{"claims": "<b>"}')))
+    text = pushed("GET", "/lab/digits", headers=HTML).body.decode()
+    assert "<h1>Digits</h1>" in text and "Claims" not in text
 
 
 def test_the_list_searches_and_pages(pushed: Http) -> None:
@@ -117,6 +173,13 @@ def test_files_and_history(pushed: Http) -> None:
     sha = pushed("GET", "/api/models/lab/digits").json["sha"]
     commit = pushed("GET", f"/lab/digits/commit/{sha}")
     assert commit.status == 302 and commit.headers["location"] == f"/lab/digits/tree/{sha}"
+
+
+def test_the_stylesheet_is_asked_for_again_and_sent_once(pushed: Http) -> None:
+    first = pushed("GET", "/static/hub.css")
+    assert first.status == 200 and first.headers["cache-control"] == "no-cache"
+    again = pushed("GET", "/static/hub.css", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
 
 
 def test_a_missing_page_is_a_page(pushed: Http) -> None:

@@ -247,6 +247,23 @@ def test_bytes_are_hashed_even_when_they_are_there(store: Store) -> None:
     assert b"".join(store.objects.read(oid)) == b"true bytes"
 
 
+def test_what_cannot_be_read_is_an_error_and_not_absent(store: Store) -> None:
+    """A client remembers for good that a file is not there; a failing disk must not tell it so."""
+    repo = store.repos.create("models", LAB, author="ada")
+    push(store, repo, b"weights" * 99)
+    for path in (repo.path / "refs/heads/main", repo.path / "packed-refs"):
+        aside = path.with_name("aside")
+        if path.exists():
+            path.rename(aside)
+        path.symlink_to(path.name)  # ELOOP: an error that root gets too
+        with pytest.raises(OSError, match="symbolic links"):
+            repo.git.resolve("main" if path.name == "main" else "elsewhere")
+        path.unlink()
+        if aside.exists():
+            aside.rename(path)
+    assert repo.git.resolve("main")
+
+
 def test_packed_and_loose_repositories_read_alike(store: Store) -> None:
     repo = store.repos.create("models", LAB, author="ada")
     push(store, repo, b"packed" * 99)
