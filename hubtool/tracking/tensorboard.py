@@ -51,9 +51,13 @@ class TensorBoardSink:
         self._projector = Projector(place.directory)
         self.path = _free_name(place.directory)
         self._records: Any = RecordWriter(self.path.open("wb"))
-        self._put(event_pb2.Event(file_version="brain.Event:2"))
-        self._begin(place)
-        self._records.flush()
+        try:
+            self._put(event_pb2.Event(file_version="brain.Event:2"))
+            self._begin(place)
+            self._records.flush()
+        except BaseException:
+            self._records.close()
+            raise
         for path in earlier:
             path.unlink()
 
