@@ -116,6 +116,15 @@ def with_overrides(data: bytes, overrides: tuple[str, ...]) -> bytes:
     return b"".join([*lines, *(_OVERRIDE + override.encode() + b"\n" for override in overrides)])
 
 
+def without_directory(text: str, ref: str) -> str:
+    """The text of a recipe as others may see it: verbatim, but the directory of a ``local:`` backbone is replaced by the name
+    that resolved.json has for it (``ref``)."""
+    if not ref.startswith("local:"):
+        return text
+    name = re.escape(ref.removeprefix("local:"))
+    return re.sub(rf"""local:[^\n]*?(?<![^/:]){name}/?(?=["'\s,}}\]]|$)""", lambda _: ref, text)
+
+
 def overrides_of(data: bytes) -> tuple[str, ...]:
     """The overrides in the comments at the end of a run's recipe."""
     ended = takewhile(lambda line: line.startswith(_OVERRIDE), reversed(data.splitlines()))

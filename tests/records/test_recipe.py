@@ -14,6 +14,7 @@ from hubtool.records.recipe_file import (
     parse_recipe,
     shipped_recipes,
     with_overrides,
+    without_directory,
 )
 
 # (what is written, exit code, code, a part of the line)
@@ -70,6 +71,21 @@ def test_the_overrides_at_the_end_of_a_runs_recipe_are_those_that_were_applied()
     assert with_overrides(written, ()) == written
     for text in (first, second):
         assert parse_recipe(text, "r.yaml", overrides_of(text)).task == "binary"
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("backbone: local:/home/me/net\ntask: binary\n", "backbone: local:net\ntask: binary\n"),
+        ("backbone: local:/home/net/net # net\n", "backbone: local:net # net\n"),
+        ("backbone: {ref: 'local:../secret place/net/', pretrained: true}\n", "backbone: {ref: 'local:net', pretrained: true}\n"),
+        ("backbone: x\n# on the command line: backbone=local:~/net\n", "backbone: x\n# on the command line: backbone=local:net\n"),
+        ("backbone: local:net\n", "backbone: local:net\n"),
+    ],
+)  # fmt: skip
+def test_others_see_no_directory_of_this_machine(written: str, seen: str) -> None:
+    assert without_directory(written, "local:net") == seen
+    assert without_directory(written, "timm:resnet18") == written
 
 
 def test_an_override_is_one_line() -> None:

@@ -166,6 +166,17 @@ def test_the_wandb_file_has_recipe_and_digests_and_nothing_of_the_machine(
     )
 
 
+def test_wandb_is_not_told_where_a_backbone_lies(run_dir: Path, resolved: ResolvedRecipe) -> None:
+    (run_dir / "recipe.yaml").write_text("schema: hubtool/recipe/v1\nbackbone: local:/home/somebody/secret/net\n")
+    pinned = resolved.backbone.model_copy(update={"ref": "local:net"})
+    journal_of(run_dir, 10)
+    rebuild(run_dir, names=("wandb",), log=EVERYTHING, resolved=resolved.model_copy(update={"backbone": pinned}))
+    [path] = (run_dir / "logs/wandb").glob("*run-*/run-*.wandb")
+    data = path.read_bytes()
+    assert b"local:net" in data
+    assert b"somebody" not in data
+
+
 def test_tensorboard_names_no_host_and_has_hparams_in_the_same_run(run_dir: Path, resolved: ResolvedRecipe) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
