@@ -10,6 +10,7 @@ import click
 from hubtool.cli.backbones import findings
 from hubtool.cli.options import common, directory, hub_option
 from hubtool.cli.output import Output, is_human, size, table
+from hubtool.cli.text import wrapped
 
 if TYPE_CHECKING:
     from hubtool.records.reports import PushPlan, ReproduceReport
@@ -160,12 +161,12 @@ def lint(out: Output, target: str, hub: str | None) -> None:
     report = job(target, hub=hub, reporter=out.reporter)
 
     def human() -> str:
-        lines = [
-            f"{'ok     ' if f.is_ok else f'-{f.points:2} pts'}  {f.name}"
-            + (f": {f.detail}\n         → {f.mend}" if f.detail else "")
-            for f in report.findings
-        ]
-        return "\n".join([*lines, f"score {report.score} of 100: the points of the rules that are kept"])
+        lines = []
+        for f in report.findings:
+            first = f"{f.points if f.is_ok else 0:2} of {f.points:2}  {f.name}"
+            lines += wrapped(f"{first}: {f.detail}" if f.detail else first, later=" " * 10)
+            lines += wrapped(f"→ {f.mend}", first=" " * 10, later=" " * 12) if f.mend else []
+        return "\n".join([*lines, f"{report.score:2} of 100 points"])
 
     out.result(report, ids=[f.name for f in report.findings if not f.is_ok], human=human)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 
@@ -57,6 +58,13 @@ class Rows:
 
     def _line(self, texts: tuple[str, ...]) -> str:
         return "  ".join(text.rjust(width) for text, width in zip(texts, self._widths, strict=True)).rstrip()
+
+
+def wrapped(text: str, *, first: str = "", later: str = "", num_chars: int = 80) -> list[str]:
+    """Lines of at most ``num_chars``, broken between words; ``first`` and ``later`` stand before them."""
+    return textwrap.wrap(
+        text, num_chars, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def short(text: str, num_chars: int) -> str:

@@ -15,7 +15,7 @@ from hubtool.core.settings import read_settings
 from hubtool.jobs.run import Inputs, follow_torchrun, num_workers_of, prepare, train
 from hubtool.records import rundir
 from hubtool.records.recipe import Run
-from hubtool.records.recipe_file import find_recipe, load_recipe
+from hubtool.records.recipe_file import find_recipe, load_recipe, with_overrides
 from hubtool.records.reports import FinetuneReport
 from hubtool.records.resolve import resolve
 from hubtool.records.run import RunOptions
@@ -94,7 +94,7 @@ def finetune(  # noqa: PLR0913 (the options of the command)
                 kept=kept,
             )
         place = rundir.choose(run, recipe=path.stem, resolved=resolved, data=manifest, data_dir=data, new=new)
-        text = path.read_bytes() + "".join(f"# on the command line: {override}\n" for override in overrides).encode()
+        text = with_overrides(path.read_bytes(), tuple(overrides))
         inputs = Inputs(recipe=text, resolved=resolved, backbone=backbone, data=manifest, options=options, kept=kept)
         if mirror is not None and not place.is_finished:
             inputs = _mirrored(place, inputs, str(mirror), hub=hub, is_new=new, reporter=reporter)

@@ -48,6 +48,7 @@ from hubtool.records.backbone import BackboneEntry, FileDigest, LayerTable
 from hubtool.records.dataset import DataManifest
 from hubtool.records.package import MANIFEST_NAME, Layout, PackageManifest, Snippet, Snippets
 from hubtool.records.recipe import Card
+from hubtool.records.recipe_file import without_directory
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import Result
 from hubtool.records.seed_bands import SEEDS_NAME
@@ -209,7 +210,8 @@ def _copy_run(run_dir: Path, temp: Path, directories: tuple[str, ...], *, with_i
     data = DataManifest.read(run_dir / "data.json")
     result = Result.read(run_dir / "result.json")
     _belongs(result, resolved, data)
-    write_inside(temp / "recipe.yaml", _public_recipe(run_dir / "recipe.yaml", resolved))
+    recipe = (run_dir / "recipe.yaml").read_text(encoding="utf-8")
+    write_inside(temp / "recipe.yaml", without_directory(recipe, resolved.backbone.ref).encode())
     _write_record(temp / "data.json", data if with_names else data.without_names())
     for name in ("resolved.json", "environment.json", "result.json"):
         write_inside(temp / name, (run_dir / name).read_bytes())
@@ -241,23 +243,6 @@ def _belongs(result: Result, resolved: ResolvedRecipe, data: DataManifest) -> No
             raise IntegrityError(
                 "E-RUN-DIGEST", f"{name} is not that of the result", where=name, do="train again with --new"
             )
-
-
-def _public_recipe(path: Path, resolved: ResolvedRecipe) -> bytes:
-    """The recipe as written; only the directory of a ``local:`` backbone is replaced by the name that resolved.json has."""
-    text = path.read_text(encoding="utf-8")
-    if resolved.backbone.ref.startswith("local:"):
-        lines = text.splitlines(keepends=True)
-        text = "".join(_without_directory(line, resolved.backbone.ref) for line in lines)
-    return text.encode()
-
-
-def _without_directory(line: str, ref: str) -> str:
-    before, found, rest = line.partition("local:")
-    name = ref.removeprefix("local:")
-    if not found or name not in rest:
-        return line
-    return before + ref + rest.partition(name)[2]
 
 
 def _write_about(temp: Path, about: About) -> None:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import takewhile
 
 from hubtool.core.refs import has_source, parse_backbone_ref
 from hubtool.package.facts import Facts
 from hubtool.records.environment import Difference, differences
 from hubtool.records.recipe import Recipe
-from hubtool.records.recipe_file import parse_recipe
+from hubtool.records.recipe_file import overrides_of, parse_recipe
 from hubtool.records.reports import CheckFinding
 from hubtool.records.resolve import resolve
 
 NAME = "recipe.yaml"
-_MARK = "# on the command line: "
-_MAX_OVERRIDES = 100
 
 
 def recipe(facts: Facts) -> Iterator[CheckFinding]:
-    """The recipe with its lines of the command line, resolved with the backbone of the package, is resolved.json.
-
-    A recipe that was itself taken from a package may end with lines that were comments by then: the last lines count, as
-    many as make it true."""
+    """The recipe with every line of the command line at its end, resolved with the backbone of the package, is resolved.json."""
     data = (facts.directory / NAME).read_bytes()
-    lines = data.decode("utf-8-sig").splitlines()
-    ended = takewhile(lambda line: line.startswith(_MARK), reversed(lines))
-    overrides = tuple(line.removeprefix(_MARK) for line in ended)[:_MAX_OVERRIDES][::-1]
-    found = _differences(facts, parse_recipe(data, NAME, overrides))
-    if found and any(
-        not _differences(facts, parse_recipe(data, NAME, overrides[start:])) for start in range(1, len(overrides) + 1)
-    ):
-        return
-    for difference in found:
+    for difference in _differences(facts, parse_recipe(data, NAME, overrides_of(data))):
         detail = f"{difference.field} gives {difference.now}, resolved.json says {difference.was}"
         yield CheckFinding(name=NAME, is_ok=False, detail=detail)
 

@@ -18,13 +18,25 @@ from hubtool.records.yaml_loader import load_yaml
 
 MAX_SMALL_BYTES = 2 << 20
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill")
+# Pickles that hold whole objects, as those of fastai and scikit-learn do: there is no state_dict to convert.
+_OBJECTS = (".pkl", ".pickle", ".joblib", ".dill")
+# Pickles that a trainer leaves beside the weights.
+_TRAINERS = re.compile(r"(.*/)?(training_args|optimizer|scheduler|scaler|rng_state(_\d+)?)\.(bin|pt|pth)")
+# Weights that run, but that nobody fine-tunes in torch; those of Keras may hold code.
+_OTHER_WEIGHTS = (".onnx", ".tflite", ".gguf", ".msgpack", ".h5", ".keras", ".pb", ".npz")
+_TEMPLATE = re.compile(r"\[?more information needed\]?", re.IGNORECASE)
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_MAX_POINTER_BYTES = 1024
 _SMALL = (".json", ".md", ".yaml", ".yml", ".txt", ".jsonl", ".toml", ".cfg", ".csv", ".py")
 _PLACEHOLDER = re.compile(r"(LABEL|label|class|CLASS)_?\d+")
 
 
 def is_small(path: str, size_bytes: int) -> bool:
     """Whether lint wants to read the file."""
-    return size_bytes <= MAX_SMALL_BYTES and path.lower().endswith(_SMALL)
+    is_pointer = size_bytes <= _MAX_POINTER_BYTES and path.lower().endswith(
+        (".safetensors", *_PICKLES, *_OTHER_WEIGHTS)
+    )
+    return is_pointer or (size_bytes <= MAX_SMALL_BYTES and path.lower().endswith(_SMALL))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,14 @@ class Repository:
             return {}
         return value if isinstance(value, dict) else {}
 
+    @property
+    def num_outputs(self) -> str:
+        """``"3 "`` where config.json tells it, else nothing."""
+        config = self.json("config.json")
+        labels = config.get("id2label")
+        number = config.get("num_classes", len(labels) if isinstance(labels, dict) else None)
+        return f"{number} " if isinstance(number, int) else ""
+
     def ending(self, *suffixes: str) -> list[str]:
         return sorted(path for path in self.sizes if path.lower().endswith(suffixes))
 
@@ -64,22 +84,42 @@ _CARD = "write into the front matter of README.md"
 
 
 def _weights(repo: Repository) -> Verdict:
+    weights = [path for path in repo.ending(".safetensors", *_PICKLES) if not _TRAINERS.fullmatch(path)]
+    pointers = [path for path in weights if repo.texts.get(path, b"").startswith(_POINTER)]
+    if pointers:
+        return (
+            f"{pointers[0]} is a pointer of git-lfs, not the weights",
+            "run `git lfs pull` where it was cloned from, and push what that brings",
+        )
     if repo.ending(".safetensors"):
         return None
-    pickles = repo.ending(*_PICKLES)
-    if pickles:
+    if weights:
         return (
-            f"the weights are a pickle ({pickles[0]}): loading it can run code",
-            f"hubtool convert {pickles[0]}, and push that",
+            f"the weights are a pickle ({weights[0]}): loading it can run code",
+            _as_safetensors(weights[0]),
         )
+    others = repo.ending(*_OTHER_WEIGHTS)
+    if others:
+        return f"{others[0]} is all there is: nobody can train it further in torch", "push model.safetensors beside it"
     return "there are no weights", "push model.safetensors"
+
+
+def _as_safetensors(path: str) -> str:
+    if path.lower().endswith(_OBJECTS):
+        return "where you trust it, load it and write its state_dict() with safetensors.torch.save_file; push that"
+    return f"hubtool convert {path}, and push that as model.safetensors"
 
 
 def _pickles(repo: Repository) -> Verdict:
     pickles = repo.ending(*_PICKLES)
-    if not pickles or not repo.ending(".safetensors"):
+    if not repo.ending(".safetensors"):
+        pickles = [path for path in pickles if _TRAINERS.fullmatch(path)]
+    if not pickles:
         return None
-    return f"pickles beside the safetensors: {', '.join(pickles[:3])}", "remove them: readers take the safetensors"
+    left = [path for path in pickles if _TRAINERS.fullmatch(path)]
+    mend = f"remove {pickles[0]}" if len(pickles) == 1 else "remove them"
+    why = "what its trainer was told belongs into JSON" if left == pickles else "readers take the safetensors"
+    return f"pickles beside the weights: {', '.join(pickles[:3])}", f"{mend}: {why}"
 
 
 def _code(repo: Repository) -> Verdict:
@@ -106,7 +146,8 @@ def _own(config: Mapping[str, Any]) -> dict[str, Any]:
 def _config(repo: Repository) -> Verdict:
     config = repo.json("config.json")
     named = [config, _own(config)]
-    if any(key in section for key in ("architecture", "architectures", "model_type") for section in named):
+    is_named = any(key in section for section in named for key in ("architecture", "architectures", "model_type"))
+    if is_named or _adapter_base(repo):
         return None
     what = "config.json names no architecture" if "config.json" in repo.sizes else "there is no config.json"
     return what, "push with timm, transformers or `hubtool push`: they write which network the weights belong to"
@@ -117,15 +158,15 @@ def _classes(repo: Repository) -> Verdict:
     labels = config.get("label_names") or _own(config).get("classes")
     if labels is None and isinstance(config.get("id2label"), dict):
         labels = list(config["id2label"].values())
+    is_timm = "architecture" in config
+    names = f"{repo.num_outputs}names in the order of the outputs"
     if not labels:
-        return (
-            "the class names are missing: an output is only a number",
-            'add "label_names": [...] (timm) or "id2label" to config.json',
-        )
+        key = f'"label_names": [{names}]' if is_timm else f'"id2label": {{"0": …}} ({names})'
+        return "the class names are missing: an output is only a number", f"add {key} to config.json"
     if all(_PLACEHOLDER.fullmatch(str(label)) for label in labels):
         return (
             f"the class names are placeholders ({next(iter(labels))})",
-            "replace them in config.json by what they mean",
+            f"replace them in config.json by {names}",
         )
     return None
 
@@ -147,6 +188,11 @@ def _card(repo: Repository) -> Verdict:
     if "README.md" not in repo.sizes:
         return "there is no card", "hubtool card makes one from a run; else write README.md"
     body = re.sub(r"\A---\n.*?\n---", "", repo.card, flags=re.DOTALL)
+    if num_blank := len(_TEMPLATE.findall(body)):
+        return (
+            f"the card is a template, {num_blank} of its places blank",
+            'fill in or remove each "More information needed" of README.md',
+        )
     if len(body.split()) < 40:
         return (
             "the card says next to nothing",
@@ -167,9 +213,15 @@ def _license(repo: Repository) -> Verdict:
     return None
 
 
+def _adapter_base(repo: Repository) -> str:
+    """What an adapter (PEFT) was made for; empty for other models."""
+    name = repo.json("adapter_config.json").get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
+
+
 def _base(repo: Repository) -> Verdict:
     front, manifest = repo.front, repo.json("hubtool.json")
-    if not front.get("base_model") and not manifest.get("base_model"):
+    if not front.get("base_model") and not manifest.get("base_model") and not _adapter_base(repo):
         return "the backbone is not named", f"{_CARD}: base_model: OWNER/NAME and base_model_relation: finetune"
     pinned = repo.json("resolved.json").get("backbone", {})
     if isinstance(pinned, dict) and (pinned.get("files") or pinned.get("pretrained") is False):

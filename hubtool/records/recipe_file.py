@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,13 +15,8 @@ from pydantic_core import ErrorDetails
 from hubtool.core.errors import HubtoolError, SecurityError, UsageError
 from hubtool.core.settings import BUNDLED
 from hubtool.records.recipe import SCHEMA, HubtoolErrorInField, Recipe, did_you_mean
+from hubtool.records.secret_shapes import scan_bytes
 from hubtool.records.yaml_loader import Document, load_yaml, parse_scalar
-
-# The second shape is the token of a hubtool hub, which has - and _ in it.
-_SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{20,}|hf_(?=[\w-]*[0-9])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{40,}"
-    r"|sk-[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16})"
-)
 
 # What other trainers call it → where it stands here.
 _FOREIGN = {
@@ -102,20 +98,52 @@ def parse_recipe(data: bytes, where: str, overrides: tuple[str, ...] = ()) -> Re
         raise _recipe_error(error.errors(), document, where, overrides) from error
 
 
+_OVERRIDE = b"# on the command line: "
+_EARLIER = b"# on an earlier command line: "
+
+
+def with_overrides(data: bytes, overrides: tuple[str, ...]) -> bytes:
+    """The text of a recipe as a run keeps it: verbatim, and at its end a comment for each override.
+
+    A recipe that was taken from another run ends with that run's comments: they are marked as such, so that every override
+    that stands at the end was applied.
+    """
+    lines = data.splitlines(keepends=True)
+    if overrides and lines and not lines[-1].endswith(b"\n"):
+        lines[-1] += b"\n"
+    for number in range(len(lines) - len(overrides_of(data)), len(lines)):
+        lines[number] = _EARLIER + lines[number].removeprefix(_OVERRIDE)
+    return b"".join([*lines, *(_OVERRIDE + override.encode() + b"\n" for override in overrides)])
+
+
+def without_directory(text: str, ref: str) -> str:
+    """The text of a recipe as others may see it: verbatim, but the directory of a ``local:`` backbone is replaced by the name
+    that resolved.json has for it (``ref``)."""
+    if not ref.startswith("local:"):
+        return text
+    name = re.escape(ref.removeprefix("local:"))
+    return re.sub(rf"""local:[^\n]*?(?<![^/:]){name}/?(?=["'\s,}}\]]|$)""", lambda _: ref, text)
+
+
+def overrides_of(data: bytes) -> tuple[str, ...]:
+    """The overrides in the comments at the end of a run's recipe."""
+    ended = takewhile(lambda line: line.startswith(_OVERRIDE), reversed(data.splitlines()))
+    return tuple(line.removeprefix(_OVERRIDE).decode(errors="replace") for line in ended)[::-1]
+
+
 def _refuse_secrets(data: bytes, where: str) -> None:
-    for number, line in enumerate(data.decode("utf-8-sig").splitlines(), 1):
-        if found := _SECRET.search(line):
-            raise SecurityError(
-                "E-SEC-SECRET",
-                f"a secret stands in the recipe ({found[0][:4]}…)",
-                where=f"{where} line {number}",
-                do="take it out; tokens come from `hubtool login` or the environment",
-            )
+    for found in scan_bytes(data, where):
+        raise SecurityError(
+            "E-SEC-SECRET",
+            f"a secret stands in the recipe ({found.start}…)",
+            where=f"{where} line {found.line}",
+            do="take it out; tokens come from `hubtool login` or the environment",
+        )
 
 
 def _apply_override(value: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not key or not override.isprintable():  # it is one line of the run's recipe.yaml
         raise UsageError(
             "E-OVERRIDE", f"{override!r} is no override", do="write PATH.TO.KEY=VALUE, as in train.epochs=3"
         )

@@ -51,6 +51,7 @@ class Lane:
         self._hang_s = hang_s
         self._queue: queue.Queue[Event] = queue.Queue(queue_size)
         self._is_behind = False
+        self._sink: Writer | None = None
         self._is_ending = threading.Event()
         self._flush_asked = threading.Event()
         self._progress_at = self._flushed_at = time.monotonic()
@@ -93,6 +94,16 @@ class Lane:
             self._serve()
         except Exception as error:  # noqa: BLE001  one of the four places: foreign code on its own thread; dropped, said once
             self.failure = self.failure or f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if self.failure is not None:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """What the lost sink holds open is given back, if it still can."""
+        try:
+            if self._sink is not None:
+                self._sink.close()
+        except Exception:  # noqa: BLE001  it is lost already, and that was said
+            return
 
     def _serve(self) -> None:
         sink = self._fed(self._backlog())
@@ -127,7 +138,7 @@ class Lane:
         return _BITE
 
     def _fed(self, events: Iterable[Event]) -> Writer:
-        sink = self._build()
+        sink = self._sink = self._build()
         began = time.monotonic()
         for number, event in enumerate(events, 1):
             self._progress_at = time.monotonic()

@@ -16,22 +16,10 @@ from hubtool.records.log import Event
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.tasks import TASKS
 from hubtool.tracking import media
-from hubtool.tracking.history import flat_recipe, tag_of
+from hubtool.tracking.history import flat_recipe
 from hubtool.tracking.projector import Projector
 from hubtool.tracking.ranking import PR_ROWS
 from hubtool.tracking.sinks import Place
-
-_VARIED = (
-    "train.optimizer.lr",
-    "train.batch_size",
-    "train.epochs",
-    "train.optimizer.name",
-    "backbone.ref",
-    "freeze",
-    "head.type",
-    "data.augment.policy",
-    "train.seed",
-)
 
 
 class TensorBoardSink:
@@ -51,9 +39,13 @@ class TensorBoardSink:
         self._projector = Projector(place.directory)
         self.path = _free_name(place.directory)
         self._records: Any = RecordWriter(self.path.open("wb"))
-        self._put(event_pb2.Event(file_version="brain.Event:2"))
-        self._begin(place)
-        self._records.flush()
+        try:
+            self._put(event_pb2.Event(file_version="brain.Event:2"))
+            self._begin(place)
+            self._records.flush()
+        except BaseException:
+            self._records.close()
+            raise
         for path in earlier:
             path.unlink()
 
@@ -112,9 +104,9 @@ class TensorBoardSink:
         return self._summary.mesh(tag, tensors["vertices"], tensors.get("colors"), tensors.get("faces"), None)
 
     def _begin(self, place: Place) -> None:
-        metrics = metric_tags(place.resolved)
-        experiment, start, _ = self._summary.hparams(hparams(place.resolved), dict.fromkeys(metrics, 0.0))
-        for summary in (experiment, start, self._summary.custom_scalars(layout(place.resolved))):
+        # Without an experiment of one run TensorBoard makes its own of all it sees, what differs between them first.
+        _, start, _ = self._summary.hparams(flat_recipe(place.resolved), {})
+        for summary in (start, self._summary.custom_scalars(layout(place.resolved))):
             self._add(summary, 0)
         for tag, name in (("recipe", "recipe.yaml"), ("environment", "environment.json")):
             path = place.run_dir / name
@@ -154,19 +146,6 @@ def _free_name(directory: Path) -> Path:
 def _readable(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     return json.dumps(json.loads(text), indent=2) if path.suffix == ".json" else text
-
-
-def hparams(resolved: ResolvedRecipe) -> dict[str, str | float]:
-    """The recipe, flat, what is mostly varied first: TensorBoard shows the first columns only until asked."""
-    flat = flat_recipe(resolved)
-    first = [key for key in _VARIED if key in flat]
-    return {key: flat[key] for key in (*first, *(key for key in flat if key not in _VARIED))}
-
-
-def metric_tags(resolved: ResolvedRecipe) -> tuple[str, ...]:
-    """The tags of the validation metrics, the one that selects first."""
-    tags = (tag_of(resolved.train.select.metric), *(f"{metric}/val" for metric in TASKS[resolved.task].metrics))
-    return tuple(dict.fromkeys(tags))
 
 
 def layout(resolved: ResolvedRecipe) -> dict[str, dict[str, list[Any]]]:

@@ -16,6 +16,7 @@ from hubtool.core.errors import HubtoolError
 from hubtool.core.settings import Settings, place_caches, read_settings
 from hubtool.records.dataset import DataManifest
 from hubtool.records.log import Event
+from hubtool.records.recipe_file import without_directory
 from hubtool.records.run import Result
 from hubtool.tracking import media
 from hubtool.tracking.sinks import Place
@@ -116,7 +117,8 @@ class WandbSink:
 
 
 def config_of(place: Place) -> dict[str, Any]:
-    """The resolved recipe and what names the result; the recipe as written and the git commit are the code."""
+    """The resolved recipe and what names the result; the recipe as written, but for a directory of this machine, and the
+    git commit are the code."""
     config: dict[str, Any] = {
         "resolved": place.resolved.to_dict(),
         "recipe_digest": place.resolved.digest(),
@@ -126,7 +128,7 @@ def config_of(place: Place) -> dict[str, Any]:
         config["data_digest"] = DataManifest.read(place.run_dir / "data.json").digest()
     recipe = place.run_dir / "recipe.yaml"
     if recipe.exists():
-        config["recipe"] = recipe.read_text(encoding="utf-8")
+        config["recipe"] = without_directory(recipe.read_text(encoding="utf-8"), place.resolved.backbone.ref)
     return config | _git_commit()
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from tracking.written import finished_run, tensorboard_scalars, wandb_rows
+from tracking.written import finished_run, tensorboard_scalars, tensorboard_steps, wandb_rows
 
 from hubtool.core.errors import ConflictError, NotFoundError, UsageError
 from hubtool.jobs.logs import logs, open_log
 from hubtool.records.rundir import RunDir
+from jobs import finished
+from jobs.nursery import Nursery
+
+LOGGED = "run: {log: {wandb: {mode: offline, project: bars}}}\n"
 
 
 @pytest.fixture
@@ -95,3 +102,32 @@ def test_more_can_be_logged_from_python(place: RunDir) -> None:
     with pytest.raises(UsageError, match="logged already"), open_log(place.path) as log:
         log.write(Event(global_step=30, epoch=3, split="val", tag="mine", value=0.5))
     assert logs(place.path).num_events == 38
+
+
+def test_after_three_kills_of_the_whole_run_every_tag_has_each_step_once(tmp_path: Path) -> None:
+    recipe = finished.write_recipe(tmp_path / "recipe.yaml", finished.RECIPE.replace("epochs: 2", "epochs: 6") + LOGGED)
+    call = {"recipe": str(recipe), "data": str(finished.data()), "run": str(tmp_path / "run"), "num_workers": 0}
+    journal = tmp_path / "run" / "logs/metrics.jsonl"
+    nursery = Nursery()
+    try:
+        for num_lines in (8, 20, 32):
+            pid = nursery.start(call)
+            deadline = time.monotonic() + 60
+            while not (journal.is_file() and journal.read_bytes().count(b"\n") >= num_lines):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+            assert nursery.wait()[0] == -signal.SIGKILL
+        assert nursery.run(call) == 0
+    finally:
+        nursery.close()
+    steps = tensorboard_steps(tmp_path / "run")
+    assert {kind for kind, _, _ in (tag.partition(" ") for tag in steps)} == {
+        "scalars", "images", "histograms", "tensors"
+    }  # fmt: skip
+    num_steps = steps["scalars loss/train"][-1]
+    assert steps["scalars loss/train"] == list(range(1, num_steps + 1))
+    assert len(steps["scalars loss/val"]) == 6
+    doubled = {tag: found for tag, found in steps.items() if len(set(found)) < len(found) or found != sorted(found)}
+    assert doubled == {}
+    assert [row["_step"] for row in wandb_rows(tmp_path / "run")] == list(range(1, num_steps + 1))

@@ -311,6 +311,13 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     "recipe.yaml": (edit("recipe.yaml", "lr: 0.05", "lr: 0.06"), False, False, r"recipe.yaml"),
     "recipe.yaml, sealed": (edit("recipe.yaml", "lr: 0.05", "lr: 0.06"), True, True, r"recipe.yaml"),
     "recipe of another backbone": (edit("recipe.yaml", "resnet18", "resnet34"), True, True, r"recipe.yaml"),
+    "an override that was never applied": (on_the_command_line("train.epochs=9"), True, True, r"recipe.yaml"),
+    "an override that was never applied, among others": (
+        on_the_command_line("train.epochs=9", "run.card.title=Pets"),
+        True,
+        True,
+        r"recipe.yaml",
+    ),
     "a line of the command line": (change_a_line, True, True, r"recipe.yaml"),
     "recipe that is none": (edit("recipe.yaml", "freeze:", "freez:"), True, True, r"recipe.yaml.*"),
     "target of a picture": (set_json("data.json", "splits", "train", 0, "target", value=2), True, True, r"data.json"),
@@ -459,7 +466,7 @@ def test_a_person_may_write_between_the_markers(package: Path) -> None:
     [
         ("train.epochs=3",),
         ("train.epochs=9", "train.epochs=3"),
-        ("train.epochs=9", "run.card.title=Pets"),
+        ("train.epochs=3", "run.card.title=Pets"),
         ("freeze.through=stage3",),
     ],
 )

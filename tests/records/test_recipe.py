@@ -7,7 +7,15 @@ import pytest
 
 from hubtool.core.errors import HubtoolError
 from hubtool.records.recipe import Recipe
-from hubtool.records.recipe_file import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from hubtool.records.recipe_file import (
+    find_recipe,
+    load_recipe,
+    overrides_of,
+    parse_recipe,
+    shipped_recipes,
+    with_overrides,
+    without_directory,
+)
 
 # (what is written, exit code, code, a part of the line)
 BAD = [
@@ -49,6 +57,40 @@ def test_a_bad_recipe_is_one_line_with_the_place(text: str, exit_code: int, code
     assert (caught.value.exit_code, caught.value.code) == (exit_code, code)
     assert part in caught.value.line()
     assert "\n" not in caught.value.line()
+
+
+def test_the_overrides_at_the_end_of_a_runs_recipe_are_those_that_were_applied() -> None:
+    written = b"\xef\xbb\xbfbackbone: x\r\n# on the command line: a comment of its own\r\ntask: binary"
+    first = with_overrides(written, ("train.epochs=3", "run.card.title=B\u00e4r"))
+    assert first.startswith(written + b"\n")
+    assert overrides_of(first) == ("train.epochs=3", "run.card.title=B\u00e4r")
+    second = with_overrides(first, ("train.epochs=4",))
+    assert overrides_of(second) == ("train.epochs=4",)
+    assert b"# on an earlier command line: train.epochs=3\n" in second
+    assert overrides_of(with_overrides(second, ())) == ()
+    assert with_overrides(written, ()) == written
+    for text in (first, second):
+        assert parse_recipe(text, "r.yaml", overrides_of(text)).task == "binary"
+
+
+@pytest.mark.parametrize(
+    ("written", "seen"),
+    [
+        ("backbone: local:/home/me/net\ntask: binary\n", "backbone: local:net\ntask: binary\n"),
+        ("backbone: local:/home/net/net # net\n", "backbone: local:net # net\n"),
+        ("backbone: {ref: 'local:../secret place/net/', pretrained: true}\n", "backbone: {ref: 'local:net', pretrained: true}\n"),
+        ("backbone: x\n# on the command line: backbone=local:~/net\n", "backbone: x\n# on the command line: backbone=local:net\n"),
+        ("backbone: local:net\n", "backbone: local:net\n"),
+    ],
+)  # fmt: skip
+def test_others_see_no_directory_of_this_machine(written: str, seen: str) -> None:
+    assert without_directory(written, "local:net") == seen
+    assert without_directory(written, "timm:resnet18") == written
+
+
+def test_an_override_is_one_line() -> None:
+    with pytest.raises(HubtoolError, match="is no override"):
+        parse_recipe(b"backbone: x", "r.yaml", ("run.card.title=a\nb",))
 
 
 def test_not_utf8_and_missing_and_directory(tmp_path: Path) -> None:

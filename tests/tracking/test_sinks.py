@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -164,6 +166,17 @@ def test_the_wandb_file_has_recipe_and_digests_and_nothing_of_the_machine(
     )
 
 
+def test_wandb_is_not_told_where_a_backbone_lies(run_dir: Path, resolved: ResolvedRecipe) -> None:
+    (run_dir / "recipe.yaml").write_text("schema: hubtool/recipe/v1\nbackbone: local:/home/somebody/secret/net\n")
+    pinned = resolved.backbone.model_copy(update={"ref": "local:net"})
+    journal_of(run_dir, 10)
+    rebuild(run_dir, names=("wandb",), log=EVERYTHING, resolved=resolved.model_copy(update={"backbone": pinned}))
+    [path] = (run_dir / "logs/wandb").glob("*run-*/run-*.wandb")
+    data = path.read_bytes()
+    assert b"local:net" in data
+    assert b"somebody" not in data
+
+
 def test_tensorboard_names_no_host_and_has_hparams_in_the_same_run(run_dir: Path, resolved: ResolvedRecipe) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
@@ -239,6 +252,45 @@ def test_a_sink_that_cannot_be_opened_is_dropped(run_dir: Path, resolved: Resolv
     fanout.close()
     assert len(listener.warnings) == 1
     assert "FileExistsError" in listener.warnings[0]
+
+
+class Failing:
+    """Raises at its second event."""
+
+    def __init__(self) -> None:
+        self.num_written = 0
+        self.is_closed = False
+
+    def write(self, event: Event) -> None:
+        self.num_written += 1
+        if self.num_written == 2:
+            raise OSError("no space left")
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None:
+        self.is_closed = True
+        raise OSError("no space left either")
+
+
+def test_a_lost_sink_gives_back_what_it_holds() -> None:
+    sink = Failing()
+    lane = Lane("failing", build=lambda: sink, backlog=tuple, replay=tuple)
+    for step in range(3):
+        lane.put(scalar(step))
+    lane.end()
+    lane.join()
+    assert lane.failure == "OSError: no space left"
+    lane._thread.join()
+    assert sink.is_closed
+
+
+def test_tensorboard_closes_its_file_where_it_cannot_begin(run_dir: Path, resolved: ResolvedRecipe) -> None:
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "environment.json").write_text("{")
+    with pytest.raises(json.JSONDecodeError):
+        rebuild(run_dir, names=("tensorboard",), log=EVERYTHING, resolved=resolved)
+    gc.collect()  # a file left open is a ResourceWarning, which is an error here
 
 
 class Slow:

@@ -82,6 +82,19 @@ def tensorboard_scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
+def tensorboard_steps(run_dir: Path) -> dict[str, list[int]]:
+    """The steps of every tag of every kind."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    kinds = ("scalars", "images", "histograms", "tensors")
+    reader = EventAccumulator(
+        str(run_dir / "logs/tensorboard"), size_guidance=dict.fromkeys(kinds, 0), purge_orphaned_data=False
+    )
+    reader.Reload()
+    read = dict(zip(kinds, (reader.Scalars, reader.Images, reader.Histograms, reader.Tensors), strict=True))
+    return {f"{kind} {tag}": [e.step for e in read[kind](tag)] for kind in kinds for tag in reader.Tags()[kind]}
+
+
 def wandb_records(run_dir: Path) -> list[dict[str, Any]]:
     [path] = (run_dir / "logs/wandb").glob("*run-*/run-*.wandb")
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(path)]
