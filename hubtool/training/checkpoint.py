@@ -156,18 +156,17 @@ class Checkpoints:
             self.offer(state.position)
             return target
         remove_dir(target)
-        contents = {
-            TRAINABLE: _encode(state.tensors),
-            OPTIMIZER: _encode(state.optimizer),
-            STATE: state.position.to_json() + b"\n",
-        }
-        files = tuple(
-            FileDigest(path=name, size_bytes=len(data), sha256=sha256_bytes(data)) for name, data in contents.items()
-        )
-        contents[MANIFEST] = CheckpointManifest(files=files).to_json() + b"\n"
+        files: list[FileDigest] = []
         with publish_dir(target, disk=self._disk) as directory:
-            for name, data in contents.items():
+
+            def put(name: str, data: bytes) -> None:
                 write_inside(directory / name, data, disk=self._disk)
+                files.append(FileDigest(path=name, size_bytes=len(data), sha256=sha256_bytes(data)))
+
+            put(TRAINABLE, _encode(state.tensors))  # one after the other: they are as large as the model, and more
+            put(OPTIMIZER, _encode(state.optimizer))
+            put(STATE, state.position.to_json() + b"\n")
+            put(MANIFEST, CheckpointManifest(files=tuple(files)).to_json() + b"\n")
         self.offer(state.position)
         self._prune(state.position)
         return target

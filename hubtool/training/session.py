@@ -190,16 +190,20 @@ class Session:
     cache_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        names = trained_names(self.work.model, self.phases)
+        self._trained = set(trained_names(self.work.model, self.phases))
+        # a checkpoint of the only phase holds all of them; one of an early phase leaves what trains later to the backbone
+        is_needed = len(self.phases) > 1
         self._untrained: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in self.work.model.state_dict().items() if name in set(names)
+            name: value.detach().clone()
+            for name, value in self.work.model.state_dict().items()
+            if is_needed and name in self._trained
         }
         restore(self.work.model, self.state.tensors)
 
     def untouched(self) -> dict[str, Tensor]:
         """Every saved tensor that no phase trains."""
         state: dict[str, Tensor] = self.work.model.state_dict()
-        return {name: value for name, value in state.items() if name not in self._untrained}
+        return {name: value for name, value in state.items() if name not in self._trained}
 
     def sample_x(self) -> Tensor:
         """Pictures of noise, to trace the model with."""
