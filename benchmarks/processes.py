@@ -19,7 +19,7 @@ schema: hubtool/recipe/v1
 backbone: bundled:test_resnet.fractal
 freeze: all
 data: {img_size: 32, val_fraction: 0.25}
-train: {epochs: 2, batch_size: 8, grad_accum_steps: 2, optimizer: {name: adamw, lr: 1e-3}}
+train: {epochs: 2, batch_size: 16, grad_accum_steps: 4, optimizer: {name: adamw, lr: 1e-3}}
 run: {log: {tensorboard: false}}
 """
 
