@@ -23,6 +23,7 @@ from hubtool.data.scan import SPLIT_NAMES, Label, Listing, Row, check_root, pict
 from hubtool.records.tasks import TaskName
 
 _MAX_BYTES = 1 << 30
+_MAX_FLOAT32 = 3.4e38  # targets are trained on in that
 _COLUMN = {"classification": "label", "binary": "label", "multilabel": "labels", "regression": "target"}
 
 
@@ -105,12 +106,21 @@ def _read_jsonl(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not content.strip():
             continue
         try:
-            record = json.loads(content)
+            record = json.loads(content, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise DataError("E-DATA-TABLE", f"no valid JSON: {error}", where=f"{name} line {line}") from error
         if not isinstance(record, dict):
             raise DataError("E-DATA-TABLE", "expected an object", where=f"{name} line {line}")
         yield line, record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a key that stands twice: which one was meant?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
 
 
 def _outputs(columns: list[str], task: TaskName, name: str) -> list[str]:
@@ -143,7 +153,7 @@ def _split(record: dict[str, Any], columns: list[str], where: str) -> str | None
     if "split" not in columns:
         return None
     value = record.get("split")
-    if value not in SPLIT_NAMES:
+    if not isinstance(value, str) or value not in SPLIT_NAMES:
         raise DataError("E-DATA-TABLE", f"unknown split {value!r}", where=where, do="write train, val or test")
     return SPLIT_NAMES[value]
 
@@ -167,8 +177,9 @@ def _label(record: dict[str, Any], outputs: list[str], task: TaskName, where: st
 def _number(value: object, column: str, where: str) -> float:
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise DataError("E-DATA-TABLE", f"{column}: expected a finite number, got {value!r}", where=where)
+    if not abs(number) <= _MAX_FLOAT32:
+        shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:36]}…"
+        raise DataError("E-DATA-TABLE", f"{column}: expected a finite number, got {shown}", where=where)
     return number

@@ -154,13 +154,19 @@ def environment(facts: Facts) -> str:
     )
 
 
+_SHARED = (
+    ": the micro-batches of a step were shared out; a trained BatchNorm normalised over its micro-batch, "
+    "and its running statistics are those of all micro-batches in their order"
+)
+
+
 def numerics(facts: Facts) -> list[tuple[str, str]]:
     """What decides the last bits, then the libraries."""
     value = facts.environment.numerics
     rows = [
         ("CPU instructions", value.cpu_capability),
         ("threads", str(value.num_threads)),
-        ("processes", str(value.num_processes)),
+        ("processes", f"{value.num_processes}{_SHARED if value.num_processes > 1 else ''}"),
         ("memory format", value.memory_format),
         ("deterministic", "yes" if value.is_deterministic else "no"),
     ]

@@ -259,6 +259,9 @@ class Card(Record):
     dataset: str | None = None
 
 
+_SAVE_EVERY = r"^(epoch|[1-9][0-9]{0,4}min)$"
+
+
 class Run(Record):
     """What changes no number, and is not digested.
 
@@ -267,7 +270,15 @@ class Run(Record):
     """
 
     keep_checkpoints: Count = 2
-    save_every: Literal["epoch"] | Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}min$")] = "epoch"
+    save_every: Count | Annotated[str, Field(pattern=_SAVE_EVERY)] = "epoch"
+
+    @field_validator("save_every", mode="before")
+    @classmethod
+    def _is_a_span(cls, value: Any) -> Any:
+        is_steps = type(value) is int and value >= 1
+        if not is_steps and not (isinstance(value, str) and re.fullmatch(_SAVE_EVERY, value)):
+            raise ValueError(f"expected epoch, a number of steps, or minutes as in 10min, got {value!r}")
+        return value
 
     @property
     def save_every_steps(self) -> int | None:

@@ -165,7 +165,7 @@ def fit(
 def _is_due(work: Work, global_step: int, since_s: float) -> bool:
     """Whether to save within an epoch; the first process alone decides, for it alone writes."""
     if work.save_every_s is not None:
-        return since_s >= work.save_every_s
+        return work.group.rank == 0 and since_s >= work.save_every_s
     return work.save_every_steps is not None and global_step % work.save_every_steps == 0
 
 

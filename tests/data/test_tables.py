@@ -112,11 +112,20 @@ def test_bad_tables(root: Path, text: str | bytes, where: str, what: str) -> Non
         ('{"file_name": 3, "label": "a"}', "file_name is empty"),
         ('{"file_name": "img/0.png", "label": true}', "expected a name"),
         ("[" * 100_000, "no valid JSON"),
+        ('{"file_name": "img/0.png", "label": "a", "label": "b"}', "'label' stands twice"),
+        ('{"file_name": "img/0.png", "label": "a", "split": ["train"]}', "unknown split"),
+        ('{"file_name": "img/0.png", "label": "a", "split": {"train": 1}}', "unknown split"),
     ],
 )
 def test_bad_jsonl(root: Path, text: str, what: str) -> None:
     with pytest.raises(DataError, match=what):
         read(root, text + "\n", name="l.jsonl")
+
+
+@pytest.mark.parametrize("target", ["1" + "0" * 400, "1e39", "-4e38", "[1]", "null", "true", "NaN"])
+def test_targets_that_no_float32_holds(root: Path, target: str) -> None:
+    with pytest.raises(DataError, match="expected a finite number"):
+        read(root, f'{{"file_name": "img/0.png", "target": {target}}}\n', "regression", "t.jsonl")
 
 
 @pytest.mark.parametrize("value", ["", "ten", "nan", "inf", "1,5"])

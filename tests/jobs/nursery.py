@@ -76,7 +76,7 @@ class Nursery:
 
     def close(self) -> None:
         self._in.close()
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=120)
         self._out.close()
 
     def _read(self) -> str:

@@ -113,7 +113,9 @@ def test_the_cache_cannot_change_a_bit(
         assert_same(run, runs[0])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_a_signal_finishes_the_step_saves_and_says_so(
     shared: Path, nursery: Nursery, unbroken: tuple[RunDir, float], number: signal.Signals, code: int
 ) -> None:
@@ -301,7 +303,10 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_picture_that_changes_under_the_run_is_named(shared: Path, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("how", ["changes", "vanishes"])
+def test_a_picture_that_changes_under_the_run_is_named(
+    how: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hubtool.training import loop
 
     pictures = draw_pictures(tmp_path / "pictures")
@@ -310,7 +315,10 @@ def test_a_picture_that_changes_under_the_run_is_named(shared: Path, tmp_path: P
     def step(global_step: int, *rest: Any) -> Any:
         if global_step == 2:
             for path in pictures.rglob("*.png"):
-                path.write_bytes(path.read_bytes() + b"x")
+                if how == "changes":
+                    path.write_bytes(path.read_bytes() + b"x")
+                else:
+                    path.unlink()
         return real_step(global_step, *rest)
 
     monkeypatch.setattr(loop, "_step", step)

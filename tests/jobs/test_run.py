@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,28 @@ def test_torchrun_starts_the_same_run(shared: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [str(tmp_path / "mine")]
     assert RunDir(tmp_path / "mine").result().numerics.num_processes == 2
+
+
+@pytest.mark.prove
+def test_two_machines_meet_at_torchruns_rendezvous(shared: Path, tmp_path: Path) -> None:
+    """Each with a HUBTOOL_HOME of its own; data and run lie on what they share, as the documentation asks."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "-m", "hubtool", "--", "finetune"]
+    command += [str(shared / "mine.yaml"), "--data", str(shared / "pictures"), "--run", str(tmp_path / "run")]
+    machines = [
+        subprocess.Popen(
+            [*command, "--device", "cpu", "--workers", "0", "-q"],
+            env=os.environ | {"HUBTOOL_HOME": str(tmp_path / f"home-{number}"), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    said = [machine.communicate(timeout=600) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said[0][1][-1500:] + said[1][1][-1500:]
+    assert sorted(out.split() for out, _ in said) == [[], [str(tmp_path / "run")]]
+    assert RunDir(tmp_path / "run").result().numerics.num_processes == 2

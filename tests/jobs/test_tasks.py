@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubtool.cli.main import run as commands
 from hubtool.core.digests import sha256_file
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.pack import pack
@@ -80,3 +81,33 @@ def test_a_task_is_learned_from_a_table_and_claimed(task: str, tmp_path: Path) -
         result.model_copy(update={"claims": forged}).write(package / "result.json")
         details = [f.detail for f in check.verify(package) if f.name == "result.json"]
         assert any("the threshold is" in detail for detail in details), details
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("task", ["binary", "multilabel", "regression"])
+def test_a_task_goes_through_every_command(
+    task: str, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the run, the package and the repository: the same metrics and predictions, and an exact reproduction."""
+    (tmp_path / "mine.yaml").write_text(RECIPE.replace("TASK", task).replace("EXTRA", EXTRA[task]))
+    data, run, package = draw(tmp_path / "data", task), tmp_path / "run", tmp_path / "package"
+    picture = str(data / "pictures" / "00.png")
+
+    def told(*words: object) -> Any:
+        assert commands([*map(str, words), "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    told("finetune", tmp_path / "mine.yaml", "--data", data, "--run", run, "--device", "cpu", "--workers", "0")
+    told("pack", run, "--out", package)
+    assert told("verify", package, "--data", data)["is_ok"]
+    told("push", package, "me/task", "--hub", "local")
+    hubs = {str(run): (), str(package): (), "me/task": ("--hub", "local")}
+    metrics = [told("evaluate", target, "--data", data, *hub)["metrics"] for target, hub in hubs.items()]
+    assert metrics[0].keys() >= {TASKS[task].metrics[0], "loss"}
+    for found in metrics[1:]:
+        assert found == pytest.approx(metrics[0], rel=1e-4, abs=1e-6)
+    scores = [dict(told("predict", target, picture, *hub)[0]["scores"]) for target, hub in hubs.items()]
+    for predicted in scores[1:]:
+        assert predicted == pytest.approx(scores[0], rel=1e-3, abs=1e-5)
+    again = told("reproduce", "me/task", "--data", data, "--hub", "local")
+    assert again["verdict"]["state"] == "exact"

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from hubtool.core.errors import IntegrityError
 from hubtool.package import card as cards
 from hubtool.package.front import to_yaml
+from hubtool.records.environment import Environment
 from hubtool.records.recipe import Card
 from hubtool.records.run import Result
 from hubtool.records.yaml_loader import load_yaml
@@ -127,3 +128,15 @@ def test_a_newer_card_is_not_taken_for_a_false_one(clean: Path) -> None:
 def test_a_run_made_with_another_seed_has_another_card(clean: Path, tmp_path: Path) -> None:
     made.make_package(made.make_run(tmp_path / "run", seed=9), tmp_path / "package")
     assert (tmp_path / "package" / "README.md").read_text() != (clean / "README.md").read_text()
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_run_of_several_processes_says_what_they_shared_and_how_batchnorm_was_trained(
+    num_processes: int, package: Path
+) -> None:
+    path = package / "environment.json"
+    environment = Environment.read(path)
+    changed = environment.numerics.model_copy(update={"num_processes": num_processes})
+    environment.model_copy(update={"numerics": changed}).write(path)
+    text = cards.render(package, layout="timm", repo="me/shared")
+    assert ("trained BatchNorm normalised over its micro-batch" in text) == (num_processes > 1)

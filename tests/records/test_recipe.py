@@ -26,6 +26,9 @@ BAD = [
     ("backbone: &a x\ntask: *a", 2, "E-RECIPE-ALIAS", "line 1"),
     ("backbone: !!python/object:os.system x", 6, "E-SEC-YAMLTAG", "python/object"),
     ("backbone: x\ntrain:\n  learing_rate: 1", 2, "E-RECIPE-KEY", "did you mean 'lr' (train.optimizer.lr)? – r.yaml line 3"),
+    ("backbone: x\nrun: {save_every: 10 min}", 2, "E-RECIPE-VALUE", "epoch, a number of steps, or minutes as in 10min, got"),
+    ("backbone: x\nrun: {save_every: 0min}", 2, "E-RECIPE-VALUE", "got '0min'"),
+    ("backbone: x\nrun: {save_every: true}", 2, "E-RECIPE-VALUE", "got True"),
     ("backbone: x\nfreze: all", 2, "E-RECIPE-KEY", "did you mean 'freeze'?"),
     ("backbone: x\ntrain: {epochs: 'ten'}", 2, "E-RECIPE-VALUE", "train.epochs: expected an integer, got 'ten'"),
     ("backbone: x\ntrain: {epochs: 0}", 2, "E-RECIPE-VALUE", "train.epochs: expected ≥ 1, got 0"),
@@ -139,3 +142,11 @@ def test_the_shipped_recipes_are_right() -> None:
     assert set(shipped_recipes()) == {"linear-probe", "last-stage", "full", "gradual"}
     for path in shipped_recipes().values():
         assert load_recipe(path).backbone.ref.startswith("bundled:")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps", "seconds"), [("epoch", None, None), ("7", 7, None), ("10min", None, 600.0), ("1min", None, 60.0)]
+)
+def test_when_to_save(text: str, steps: int | None, seconds: float | None) -> None:
+    run = parse_recipe(f"backbone: x\nrun: {{save_every: {text}}}".encode(), "r").run
+    assert (run.save_every_steps, run.save_every_s) == (steps, seconds)

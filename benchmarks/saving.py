@@ -1,0 +1,107 @@
+"""How much a step waits for a checkpoint that is written beside it: resnet18 with layer4 and head, and with the head alone.
+
+python -m benchmarks saving             about five minutes on two quiet cores
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+EVERY = 8
+WORK = {
+    "head alone, cached": ("freeze=all", "train.epochs=40"),
+    "layer4 and head": ("freeze={through: layer3}", "train.epochs=4"),
+}
+RECIPE = """
+schema: hubtool/recipe/v1
+backbone: "local:PLACE"
+data: {img_size: 224}
+train: {batch_size: 16, precision: bf16, optimizer: {name: adamw, lr: 1e-3}}
+run: {log: {tensorboard: false}}
+"""
+
+
+class Clock:
+    """A reporter that notes when each step was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def say(self, text: str) -> None:
+        pass
+
+    warn = say
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Clock | Idle]:
+        yield self if unit == "step" else Idle()
+
+    def advance(self, amount: float = 1) -> None:
+        self.times.append(time.perf_counter())
+
+    def note(self, text: str | Callable[[], str]) -> None:
+        pass
+
+    def row(self, cells: Mapping[str, str]) -> None:
+        pass
+
+
+class Idle(Clock):
+    def advance(self, amount: float = 1) -> None:
+        pass
+
+
+def main(_arguments: list[str]) -> int:
+    from benchmarks._peer_data import draw_photos, make_backbone
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw_photos(root / "photos", num_train=400, num_val=32, num_classes=10)
+        make_backbone(root / "backbone", "resnet18")
+        (root / "mine.yaml").write_text(RECIPE.replace("PLACE", str(root / "backbone")))
+        for name, overrides in WORK.items():
+            steps_s = [
+                _steps_s(root, f"{name}-{every}", (*overrides, f"run.save_every={every}")) for every in (EVERY, 10**6)
+            ]
+            print(f"{name}: {_told(*steps_s)}")
+    return 0
+
+
+def _steps_s(root: Path, name: str, overrides: tuple[str, ...]) -> dict[int, float]:
+    """How long each step took, by its number; those at the beginning of an epoch are left out."""
+    from hubtool.jobs.finetune import finetune
+
+    clock = Clock()
+    run = root / name
+    finetune(
+        root / "mine.yaml",
+        data=root / "photos",
+        run=run,
+        overrides=overrides,
+        device="cpu",
+        cache_root=root / "cache",
+        reporter=clock,
+    )
+    times = clock.times[1:]  # the first call tells where the run stands
+    return {step: end - begin for step, (begin, end) in enumerate(itertools.pairwise(times), 2) if (step - 1) % 25}
+
+
+def _told(saving_s: dict[int, float], plain_s: dict[int, float]) -> str:
+    """A save is asked for at the end of step k·EVERY and falls into the time of the step after it and those behind."""
+    median = statistics.median(plain_s.values())
+    after = [
+        statistics.median(s for step, s in saving_s.items() if step % EVERY == offset) - median
+        for offset in range(EVERY)
+    ]
+    worst = max(range(EVERY), key=lambda offset: after[offset])
+    return (
+        f"{len(plain_s)} steps, median {1000 * median:.1f} ms; with a checkpoint every {EVERY} steps the first step after one "
+        f"takes {1000 * after[1]:+.1f} ms ({after[1] / median:+.1%}), the most delayed (number {worst} after it) "
+        f"{1000 * after[worst]:+.1f} ms ({after[worst] / median:+.1%}); goal: 5 %"
+    )
