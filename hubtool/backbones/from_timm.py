@@ -231,10 +231,10 @@ def load_directory(directory: Path) -> nn.Module:
     """The model of a directory in timm's layout, every tensor accounted for."""
     cfg, architecture, model_args = timm_table.directory_config(directory)
     args = dict(model_args) | {"num_classes": int(cfg.get("num_classes", 1000))}
-    place = layout.read_config(directory).get("hubtool", {}).get("head", {}).get("place")
+    place = layout.head_place(directory)
     model = create(architecture, args, source_cfg=cfg, is_filled=False)
     if place is not None:
-        modules.put(model, str(place), nn.Identity())
+        modules.put(model, place, nn.Identity())
     weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
     return model.eval()
 

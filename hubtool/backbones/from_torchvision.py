@@ -152,7 +152,9 @@ def build(
     state = _resample(model, state, preprocess)
     if in_chans != 3:
         widen(model, in_chans, state)
-    weights.load_strict(model, state, (), ignore=lambda key: key.startswith(_AUXILIARY) or _is_counter(key))
+    place = layout.head_place(directory)
+    heads = () if place is None else (place,)
+    weights.load_strict(model, state, heads, ignore=lambda key: key.startswith(_AUXILIARY) or _is_counter(key))
     return model
 
 
@@ -280,8 +282,8 @@ def load_directory(directory: Path) -> nn.Module:
     in_chans = int(own["preprocess"].get("in_chans", 3))
     if in_chans != 3:
         widen(model, in_chans, None)
-    place = own.get("head", {}).get("place")
+    place = layout.head_place(directory)
     if place is not None:
-        modules.put(model, str(place), nn.Identity())
+        modules.put(model, place, nn.Identity())
     weights.load_strict(model, weights.load_directory(directory, what=directory.name), ())
     return model.eval()

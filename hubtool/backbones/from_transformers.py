@@ -309,10 +309,10 @@ def load_directory(directory: Path) -> nn.Module:
     """The model of a directory in transformers' layout, every tensor accounted for."""
     config = _config(directory)
     model = _create(config, 0)
-    place = layout.read_config(directory).get("hubtool", {}).get("head", {}).get("place")
+    place = layout.head_place(directory)
     state = weights.load_directory(directory, what=directory.name)
     if place is not None and f"{place}.weight" not in state:
-        modules.put(model, str(place), nn.Identity())
+        modules.put(model, place, nn.Identity())
     weights.load_strict(model, state, ())
     return model.eval()
 

@@ -26,3 +26,13 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IntegrityError("E-CONFIG", "config.json holds no object", where=directory.name)
     return value
+
+
+def head_place(directory: Path) -> str | None:
+    """Where in the model a head of ours stood, which travels beside its weights; None where there is none."""
+    if not (directory / CONFIG_NAME).is_file():
+        return None
+    own = read_config(directory).get("hubtool")
+    head = own.get("head") if isinstance(own, dict) else None
+    place = head.get("place") if isinstance(head, dict) else None
+    return None if place is None else str(place)

@@ -85,7 +85,14 @@ def describe(ref: BackboneRef, origin: Origin, directory: Path | None) -> Backbo
             place = directory or (Path(origin.directory) if origin.directory else None)
             if place is None:
                 raise NotFoundError("E-BACKBONE-FILES", f"{ref} is not here", do=f"`hubtool pull {ref}`")
-            return _describe_directory(str(ref), origin, place)
+            return _without_head(_describe_directory(str(ref), origin, place), place)
+
+
+def _without_head(entry: BackboneEntry, directory: Path) -> BackboneEntry:
+    """A package with a head of ours beside it, as a backbone: it has no classifier that a library could load."""
+    from hubtool.backbones import layout
+
+    return entry if layout.head_place(directory) is None else entry.model_copy(update={"num_classes": 0})
 
 
 def _describe_directory(ref: str, origin: Origin, directory: Path) -> BackboneEntry:
@@ -142,6 +149,8 @@ def build(
     Without ``pretrained`` they are random, drawn from ``seed``. The first convolution is adapted to
     ``preprocess.in_chans``, position embeddings to ``preprocess.img_size``, by the library's own functions.
     """
+    from hubtool.backbones import layout
+
     place = directory or (Path(entry.origin.directory) if entry.origin.directory else None)
     options = {"pretrained": pretrained, "preprocess": preprocess, "drop_path": drop_path, "seed": seed}
     match entry.library:
@@ -151,7 +160,10 @@ def build(
             from hubtool.backbones import from_torchvision as library  # type: ignore[no-redef]
         case "transformers":
             from hubtool.backbones import from_transformers as library  # type: ignore[no-redef]
-    return library.build(entry, place, **options).eval()  # type: ignore[arg-type]
+    model = library.build(entry, place, **options).eval()  # type: ignore[arg-type]
+    if place is not None and layout.head_place(place) is not None:
+        model.hubtool_is_headless = True  # its classifier was replaced by one that lies beside the weights
+    return model
 
 
 def build_empty(entry: BackboneEntry, directory: Path | None, *, preprocess: Preprocess) -> nn.Module:

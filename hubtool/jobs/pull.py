@@ -80,11 +80,13 @@ def outline(ref: str, *, hub: str | None = None, reporter: Reporter = SILENT) ->
 def directory_of(entry: BackboneEntry, settings: Settings) -> Path | None:
     """Where the files of a pulled entry lie on this machine; None when they are not here. Checks no digest."""
     ref, origin = parse_backbone_ref(entry.ref), entry.origin
-    if ref.source in ("bundled", "local"):
-        return BUNDLED / "backbones" / ref.name if ref.source == "bundled" else Path(ref.name)
+    if ref.source == "bundled":
+        return BUNDLED / "backbones" / ref.name
     converted = _converted_dir(origin, settings)
     if converted.is_dir():
         return converted
+    if ref.source == "local":
+        return Path(ref.name)
     return directory_here(cache_dir(origin.hub or PUBLIC_HUB, settings), origin) if origin.repo_id else None
 
 
@@ -116,6 +118,8 @@ def _is_intact(wanted: BackboneRef, known: BackboneEntry, settings: Settings, re
         return False
     converted = directory / _CONVERTED
     problems = differing(directory, (Origin.read(converted) if converted.is_file() else known.origin).files)
+    if wanted.source == "local" and converted.is_file():
+        problems = differing(Path(wanted.name), known.origin.files) or problems
     if not problems:
         return True
     if wanted.source == "bundled":
@@ -147,7 +151,7 @@ def _fetch(
     """The pinned origin with the digest of every file, the directory, and who vouches for them."""
     place = sources.locate(ref)
     if place.directory:
-        return _from_directory(Path(place.directory))
+        return _from_directory(Path(place.directory), settings, convert_isolated, reporter)
     if place.url:
         fetched = fetch_url(place.url, home=settings.home, is_offline=settings.is_offline, reporter=reporter)
         if is_pickle(fetched.path.name):
@@ -163,20 +167,27 @@ def _fetch(
         origin, directory, vouch = fetch_repo(
             opened, place.repo_id, ref.revision, wanted=sources.wanted_files(ref), take_pickle=convert_isolated
         )
-    pickles = [file.path for file in origin.files if is_pickle(file.path)]
-    if pickles:
-        target = _converted_dir(origin, settings)
-        others = [file.path for file in origin.files if file.path not in pickles]
-        return origin, _convert(directory / pickles[0], target, reporter, directory, others), vouch
-    return origin, directory, vouch
+    return origin, _without_pickle(origin, directory, settings, reporter), vouch
 
 
-def _from_directory(directory: Path) -> tuple[Origin, Path, Vouch]:
+def _from_directory(
+    directory: Path, settings: Settings, convert_isolated: bool, reporter: Reporter
+) -> tuple[Origin, Path, Vouch]:
     here = {path.name for path in directory.iterdir() if path.is_file()}
-    names = choose(here, _OF_A_DIRECTORY, where=str(directory))
+    names = choose(here, _OF_A_DIRECTORY, where=str(directory), take_pickle=convert_isolated)
     if INDEX in names:
         names = sorted({*names, *shards_of(directory / INDEX, here, where=str(directory))})
-    return Origin(directory=str(directory), files=digest_files(directory, names)), directory, "first_pull"
+    origin = Origin(directory=str(directory), files=digest_files(directory, names))
+    return origin, _without_pickle(origin, directory, settings, reporter), "first_pull"
+
+
+def _without_pickle(origin: Origin, directory: Path, settings: Settings, reporter: Reporter) -> Path:
+    """The directory itself, or where its pickle was converted and the other files were copied to."""
+    pickles = [file.path for file in origin.files if is_pickle(file.path)]
+    if not pickles:
+        return directory
+    others = [file.path for file in origin.files if file.path not in pickles]
+    return _convert(directory / pickles[0], _converted_dir(origin, settings), reporter, directory, others)
 
 
 def _converted_dir(origin: Origin, settings: Settings) -> Path:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hubtool.backbones import sources, weights
+from hubtool.backbones import export, head, sources, weights
 from hubtool.core.errors import IntegrityError, NotFoundError, NumericError, SecurityError, UsageError
 from hubtool.core.refs import parse_backbone_ref
-from tests.backbones.made import entry_of, resolved_of, test_resnet_directory
+from hubtool.records.recipe import Head
+from tests.backbones.made import entry_of, resolved_of, test_resnet_directory, with_head
 
 
 def test_where_backbones_lie(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +175,22 @@ def test_torchvision_weights_load_strictly_and_without_auxiliary_heads(tmp_path:
         assert torch.equal(model(x), original.eval()(x))
     with pytest.raises(UsageError):
         sources.build(entry, None, pretrained=False, preprocess=entry.preprocess, drop_path=0.2)
+
+
+@pytest.mark.parametrize("mode", ["replace", "append"])
+def test_a_package_with_a_head_beside_it_is_a_backbone(mode: str, tmp_path: Path) -> None:
+    """Where the classifier was replaced it has none that torchvision could load; where a layer was appended it is there."""
+    entry = entry_of("torchvision:shufflenet_v2_x0_5")
+    resolved = resolved_of(entry, pretrained=False, head={"type": "mlp", "mode": mode}, data={"img_size": 64})
+    model, _ = with_head(entry, None, resolved)
+    assert export.export(model, resolved, ("a", "b", "c"), tmp_path, num_base_classes=1000) == "hubtool"
+    again = entry_of(f"local:{tmp_path}")
+    assert again.num_classes == (0 if mode == "replace" else 1000)
+    built = sources.build(again, tmp_path, pretrained=True, preprocess=again.preprocess)
+    assert torch.equal(built.get_parameter("conv5.0.weight"), model.get_parameter("conv5.0.weight"))
+    appended = Head.model_validate({"mode": "append"})
+    if mode == "replace":
+        with pytest.raises(UsageError, match="no classifier to append to"):
+            head.attach(built, appended, num_outputs=3, seed=0, library="torchvision")
+    else:
+        head.attach(built, appended, num_outputs=3, seed=0, library="torchvision")

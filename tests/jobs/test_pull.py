@@ -323,6 +323,23 @@ def test_a_pickle_of_a_repository_only_when_asked_and_in_a_child(hub: EmbeddedHu
     assert pull("hf:ada/old").directory == report.directory
 
 
+def test_a_pickle_in_a_directory_the_same_way(home: Path, tmp_path: Path) -> None:
+    import safetensors.torch
+    import torch
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_bytes(FILES["config.json"])
+    state = safetensors.torch.load(FILES["model.safetensors"])
+    torch.save(state, tmp_path / "mine" / "weights.pth")
+    report = pull("local:mine", convert_isolated=True)
+    directory = Path(report.directory or "")
+    assert directory.is_relative_to(home / "cache")
+    assert safetensors.torch.load_file(directory / "model.safetensors").keys() == state.keys()
+    assert not pull("local:mine").is_new
+    torch.save({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "mine" / "weights.pth")
+    assert pull("local:mine", convert_isolated=True).entry.files_digest() != report.entry.files_digest()
+
+
 def test_a_pickle_that_runs_code_is_refused_unrun(hub: EmbeddedHub, tmp_path: Path) -> None:
     canary = tmp_path / "canary"
 
