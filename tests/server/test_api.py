@@ -538,7 +538,10 @@ def test_what_is_not_here_says_so(net: Http) -> None:
 def test_health_and_the_access_log(net: Http, shared: EmbeddedHub) -> None:
     assert net("GET", "/healthz").json == {"status": "ok"}
     net("GET", f"{NET}?expand=sha", headers={"Authorization": "Bearer hf_secretsecret"})
-    log = (Path(shared._root) / "logs/access.jsonl").read_text()
+    path, deadline = Path(shared._root) / "logs/access.jsonl", time.monotonic() + 5
+    while NET not in path.read_text().splitlines()[-1] and time.monotonic() < deadline:
+        time.sleep(0.02)  # the line is written when the answer has left
+    log = path.read_text()
     line = json.loads(log.splitlines()[-1])
     assert line["path"] == NET and line["status"] == 200 and line["user"] == "local" and line["wall_ms"] > 0
     assert "hf_secret" not in log and "expand" not in log
