@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -269,3 +270,9 @@ def test_a_browser_runs_and_loads_nothing(pushed: Http, hub: EmbeddedHub, tmp_pa
         assert "hubtool hub" in dom and "pwned'</title>" not in dom and "<title>pwned" not in dom, path
         assert "evil.example" not in net, path
         assert "Content Security Policy" not in said, path
+
+
+def test_a_hub_starts_without_what_only_pages_need() -> None:
+    code = "import sys, hubtool.server.run; print([m for m in ('pydantic', 'torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
