@@ -22,8 +22,9 @@ import binascii
 import contextlib
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from hubtool.core.errors import NotFoundError
+from hubtool.core.errors import NotFoundError, SecurityError
 from hubtool.core.ids import RepoId
 from hubtool.server.accounts import RepoSettings
 from hubtool.server.refusals import BAD_CREDENTIALS, Refusal
@@ -84,6 +85,19 @@ class Access:
         if token is None or not token.is_live or token.user.lower() != user.lower():
             raise Refusal(401, BAD_CREDENTIALS, code="E-HUB-TOKEN", headers=CHALLENGE)
         return Caller(token.user, can_write=token.access == "write", token_id=token.id)
+
+    def admit(self, caller: Caller, facts: dict[str, Any], rule: Rule) -> tuple[Caller, Repo]:
+        """Whom a signed link or token was made for, and its repository, if they still pass ``rule`` there.
+
+        One made for a stranger opens what a stranger may read. Raises Refusal, NotFoundError or SecurityError.
+        """
+        is_stranger = not facts["token"] and not self.is_open
+        if is_stranger and rule is not Rule.READ:
+            raise SecurityError("E-HUB-SIGNATURE", "the link is not valid")
+        if not is_stranger:
+            caller = self.caller_of(facts["token"], facts["user"])
+        kind, _, repo_id = facts["repo"].partition("/")
+        return caller, self.require(caller, rule, kind, RepoId(repo_id))
 
     def level(self, caller: Caller, owner: str) -> int:
         """0 a stranger, 1 reader, 2 writer, 3 owner of everything below ``owner``."""

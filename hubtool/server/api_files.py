@@ -115,7 +115,14 @@ def _paths_info(call: Call, paths: list[str], is_expanded: bool) -> list[dict[st
         if entry is not None:
             found.append(entry)
     commits = last_commits(git, sha, found) if is_expanded else {}
-    return [entry_json(entry, commits.get(entry.path)) for entry in found]
+    return [entry_json(entry, commits.get(entry.path)) | _xet_hash(call, entry) for entry in found]
+
+
+def _xet_hash(call: Call, entry: Entry) -> dict[str, str]:
+    """Told here alone: it is what a client needs to copy between repositories, and plain HTTP is the quicker way to pull."""
+    oid = entry.pointer.oid if entry.pointer else None
+    is_in_chunks = oid is not None and call.repo.has_object(oid) and call.store.objects.parts(oid) is not None
+    return {"xetHash": oid} if oid is not None and is_in_chunks else {}
 
 
 def resolve(call: Call) -> Response:

@@ -1,18 +1,20 @@
 """What a repository claims (result.json) and who made it true again (reproductions/ID.json), as its page shows them.
 
 Both were written by whoever pushed: what is not in its form is left out, and a record that says more than its own
-numbers give, or is about another result, does not count.
+numbers give, or is about another result, does not count. The records are imported with the first page that needs
+them: a hub starts without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hubtool.core.errors import HubtoolError
-from hubtool.records import reproductions
-from hubtool.records.reports import Reproduction
-from hubtool.records.run import Result
+
+if TYPE_CHECKING:
+    from hubtool.records.run import Result
 
 MAX_RESULT_BYTES = 1 << 20
 _MAX_CLAIMS = 30
@@ -43,8 +45,10 @@ class Claims:
     @property
     def verdict(self) -> str:
         """In one line: claimed, or how often reproduced, and how often not."""
+        from hubtool.records.reproductions import REPRODUCED
+
         counted = [attempt for attempt in self.attempts if not attempt.problem]
-        num = sum(attempt.state in reproductions.REPRODUCED for attempt in counted)
+        num = sum(attempt.state in REPRODUCED for attempt in counted)
         if not counted:
             return "Claimed; nobody has published a reproduction yet."
         of = f" of {len(counted)}" if num < len(counted) else ""
@@ -53,6 +57,9 @@ class Claims:
 
 def read_claims(paths: Iterable[str], read: Callable[[str, int], bytes]) -> Claims:
     """``paths`` are the files of the commit; ``read(path, limit)`` gives one, empty where it is missing or larger."""
+    from hubtool.records import reproductions
+    from hubtool.records.run import Result
+
     try:
         result = Result.from_json(read("result.json", MAX_RESULT_BYTES), "result.json")
     except HubtoolError:
@@ -72,6 +79,9 @@ def read_claims(paths: Iterable[str], read: Callable[[str, int], bytes]) -> Clai
 
 
 def _attempt(path: str, read: Callable[[str, int], bytes], result: Result) -> Attempt | None:
+    from hubtool.records import reproductions
+    from hubtool.records.reports import Reproduction
+
     try:
         record = Reproduction.from_json(read(path, reproductions.MAX_BYTES), path)
     except HubtoolError:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from hubtool.core.errors import SecurityError
 from hubtool.core.files import make_dirs
-from hubtool.core.ids import Oid, RepoId
+from hubtool.core.ids import Oid
 from hubtool.server.access import Rule
 from hubtool.server.answers import INERT, object_answer, range_of
 from hubtool.server.bodies import content_length, parse_json, read_body, receive
@@ -127,14 +127,8 @@ def _admit(call: Call, purpose: str) -> tuple[dict[str, Any], Repo]:
     facts = call.store.signer.check(purpose, call.query("grant"))
     if facts["oid"] != call.oid:
         raise SecurityError("E-HUB-SIGNATURE", "the link is not valid")
-    rule = Rule.WRITE if purpose == _PUT else Rule.READ
-    is_stranger = not facts["token"] and not call.access.is_open
-    if is_stranger and purpose == _PUT:
-        raise SecurityError("E-HUB-SIGNATURE", "the link is not valid")
-    if not is_stranger:
-        call.caller = call.access.caller_of(facts["token"], facts["user"])
-    kind, _, repo_id = facts["repo"].partition("/")
-    return facts, call.access.require(call.caller, rule, kind, RepoId(repo_id))
+    call.caller, repo = call.access.admit(call.caller, facts, Rule.WRITE if purpose == _PUT else Rule.READ)
+    return facts, repo
 
 
 def get_object(call: Call) -> Response:

@@ -22,7 +22,7 @@ from hubtool.server.xorbs import Xorbs
 
 # What git sets while the received objects wait (git help receive-pack, QUARANTINE ENVIRONMENT).
 _QUARANTINE = ("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH")
-_SCRIPT = '#!/bin/sh\nexec "$HUBTOOL_PYTHON" -c "from hubtool.server.received import main; main()"\n'
+_SCRIPT = '#!/bin/sh\nexec "$HUBTOOL_PYTHON" -P -c "from hubtool.server.received import main; main()"\n'
 _MAX_NAMED = 10
 
 

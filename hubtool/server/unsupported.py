@@ -19,7 +19,6 @@ NOT_HERE = {
     f"{_REPO}/like": "likes",
     f"{_REPO}/likers": "likes",
     f"{_REPO}/user-access-request/{{rest:path}}": "access requests (a repository is gated 'auto' or not at all)",
-    f"{_REPO}/xet-read-token/{{rest:path}}": "Xet downloads (files come over plain HTTP)",
     f"{_REPO}/resource-group": "resource groups",
     f"{_REPO}/scan": "security scans",
     "{prefix}/{owner}/{name}/info/lfs/locks": "file locks",

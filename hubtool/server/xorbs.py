@@ -131,6 +131,19 @@ class Xorbs:
             except FileNotFoundError as error:
                 raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=name) from error
 
+    def chunk_sizes(self, name: str) -> tuple[int, ...]:
+        """Unpacked bytes of each chunk. Raises NotFoundError, IntegrityError."""
+        return tuple(size for _, size in _chunks(self.path(name)))
+
+    def span(self, name: str, start: int, stop: int) -> tuple[int, int]:
+        """Where the chunks ``start`` to ``stop`` (exclusive) lie in the file of the xorb, their headers included."""
+        chunks = _chunks(self.path(name))
+        last = chunks[stop - 1][0]
+        with self.path(name).open("rb") as stream:
+            stream.seek(last + 1)
+            packed = int.from_bytes(stream.read(3), "little")
+        return chunks[start][0], last + 8 + packed
+
     def read(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes ``start`` to ``stop`` of a file, about a megabyte at a time. Raises NotFoundError, IntegrityError."""
         at, waiting, size = 0, [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -296,6 +297,7 @@ def test_branches_tags_history_and_squash(net: Http) -> None:
     assert net("POST", f"{NET}/tag/main", {"tag": "v1", "message": "first"}).status == 200
     assert net("POST", f"{NET}/tag/main", {"tag": "v1"}).status == 409
     assert net("POST", f"{NET}/commit/v1", commit_lines(put("x", b""))).status == 400, "a tag is no branch"
+    assert net("POST", f"{NET}/commit/nowhere", commit_lines(put("x", b""))).status == 404
     refs = net("GET", f"{NET}/refs").json
     assert {b["name"] for b in refs["branches"]} == {"main", "dev/one"} and refs["converts"] == []
     assert (
@@ -513,6 +515,45 @@ def test_a_sender_that_stops_is_told_and_dropped(net: Http, shared: EmbeddedHub)
         assert b" 408 " in sock.recv(1000)
 
 
+def test_a_sender_that_trickles_is_told_and_dropped(net: Http, shared: EmbeddedHub) -> None:
+    """Each byte comes in time, and the body would take years."""
+    with socket.create_connection(("127.0.0.1", urlsplit(shared.url).port or 0)) as sock:
+        sock.sendall(b"POST /api/repos/create HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n")
+        sock.settimeout(0.1)
+        answer, deadline = b"", time.monotonic() + 20
+        while not answer and time.monotonic() < deadline:
+            sock.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = sock.recv(1000)
+        assert b" 408 " in answer
+
+
+def test_a_body_of_unknown_length_is_hashed_like_any_other(net: Http, shared: EmbeddedHub) -> None:
+    data = os.urandom(1000)
+    oid = hashlib.sha256(data).hexdigest()
+    body = {"operation": "upload", "objects": [{"oid": oid, "size": 1000}]}
+    href = net("POST", "/lab/net.git/info/lfs/objects/batch", body).json["objects"][0]["actions"]["upload"]["href"]
+    path = href.removeprefix(shared.url)
+
+    def send(*chunks: bytes) -> int:
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(shared.url).netloc)) as connection:
+            connection.request("PUT", path, iter(chunks), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status
+
+    assert send(data[:999]) == 422 and send(data, b"x") == 413 and send(b"x" * 1000) == 422
+    head = f"PUT {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n".encode()
+    with socket.create_connection(("127.0.0.1", urlsplit(shared.url).port or 0)) as sock:
+        sock.sendall(head + data)  # every byte, and never the end
+    incoming, deadline = Path(shared._root) / "incoming", time.monotonic() + 5
+    while list(incoming.glob("obj-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(incoming.glob("obj-*"))
+    assert net("POST", "/lab/net.git/info/lfs/objects/batch", body).json["objects"][0].get("actions"), "not there"
+    assert send(data[:500], data[500:]) == 200
+
+
 def test_a_head_that_does_not_come_is_dropped(shared: EmbeddedHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubtool.server.run.HEAD_TIMEOUT_S", 0.3)
     with socket.create_connection(("127.0.0.1", urlsplit(shared.url).port or 0)) as sock:
@@ -538,7 +579,10 @@ def test_what_is_not_here_says_so(net: Http) -> None:
 def test_health_and_the_access_log(net: Http, shared: EmbeddedHub) -> None:
     assert net("GET", "/healthz").json == {"status": "ok"}
     net("GET", f"{NET}?expand=sha", headers={"Authorization": "Bearer hf_secretsecret"})
-    log = (Path(shared._root) / "logs/access.jsonl").read_text()
+    path, deadline = Path(shared._root) / "logs/access.jsonl", time.monotonic() + 5
+    while NET not in path.read_text().splitlines()[-1] and time.monotonic() < deadline:
+        time.sleep(0.02)  # the line is written when the answer has left
+    log = path.read_text()
     line = json.loads(log.splitlines()[-1])
     assert line["path"] == NET and line["status"] == 200 and line["user"] == "local" and line["wall_ms"] > 0
     assert "hf_secret" not in log and "expand" not in log

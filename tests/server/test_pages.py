@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import re
 import shutil
 import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from hubtool.records.environment import differences
 from hubtool.records.reports import Reproduction
 from hubtool.records.run import Result
-from hubtool.server import curves
+from hubtool.server import curves, pages
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.markdown import render
 from tests.package import made
@@ -223,16 +226,53 @@ def test_a_hostile_tag_is_text() -> None:
     assert "<script>" not in plot.svg and "<x>" not in plot.svg
 
 
+class _Violating(http.server.BaseHTTPRequestHandler):
+    """A page with the hub's policy that it breaks."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Security-Policy", pages.CSP)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<title>x</title><script>document.title = 'pwned'</script>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def _browse(url: str, place: Path) -> tuple[str, str, str]:
+    """(the DOM, what the console says, what went over the network) of a headless browser that opens ``url``."""
+    log = place / "net.json"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={place / 'profile'}"]
+    command += [f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=3000", "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    return done.stdout, done.stderr, log.read_text().replace("\\/", "/")
+
+
 @pytest.mark.prove
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
 def test_a_browser_runs_and_loads_nothing(pushed: Http, hub: EmbeddedHub, tmp_path: Path) -> None:
-    """The corpus in one card: the page's title stays, no request leaves, nothing is written by a script."""
-    body = "\n\n".join(x.replace("alert(1)", "document.title='pwned'") for x in XSS)
-    pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(put("README.md", body.encode())))
-    log = tmp_path / "net.json"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += [f"--log-net-log={log}", "--virtual-time-budget=3000", "--dump-dom", f"{hub.url}/lab/digits"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
-    assert "<title>lab/digits" in dom.stdout and "pwned'</title>" not in dom.stdout
-    assert "evil.example" not in log.read_text().replace("\\/", "/")
-    assert "Content Security Policy" not in dom.stderr, "the sanitiser leaves nothing for the policy to stop"
+    """The corpus in one card, in names of files, tags and messages: nothing for the policy to stop, no request leaves."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Violating) as control:
+        threading.Thread(target=control.serve_forever, daemon=True).start()
+        _, said, _ = _browse(f"http://127.0.0.1:{control.server_port}/", tmp_path)
+        control.shutdown()
+    assert "Content Security Policy" in said, "the browser does tell of a violation"
+
+    hostile = [x.replace("alert(1)", "document.title='pwned'") for x in XSS]
+    head = "---\n" + json.dumps({"license": hostile[0], "tags": hostile[:6], "library_name": hostile[1]}) + "\n---\n"
+    files = [put("README.md", (head + "\n\n".join(hostile)).encode()), put("#onerror=alert(1) 'x'.txt", b"x")]
+    for message in hostile:
+        lines = commit_lines(*files, put("n.txt", message.encode()), summary=message)
+        assert pushed("POST", "/api/models/lab/digits/commit/main", lines).status == 200
+    for path in ("/", "/lab/digits", "/lab/digits/tree/main", "/lab/none%3Cscript%3E"):
+        dom, said, net = _browse(f"{hub.url}{path}", tmp_path)
+        assert "hubtool hub" in dom and "pwned'</title>" not in dom and "<title>pwned" not in dom, path
+        assert "evil.example" not in net, path
+        assert "Content Security Policy" not in said, path
+
+
+def test_a_hub_starts_without_what_only_pages_need() -> None:
+    code = "import sys, hubtool.server.run; print([m for m in ('pydantic', 'torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import struct
@@ -204,3 +205,104 @@ def test_two_fine_tunes_of_one_body_cost_little_more_than_one(client: Client, ro
     """)
     stored = sum(p.stat().st_size for d in ("objects", "xorbs") for p in (root / d).rglob("*") if p.is_file())
     assert 3_000_000 < stored < 1.3 * 4_000_000, stored
+
+
+COPY = """
+    import os, pathlib
+    from huggingface_hub import CommitOperationAdd as Add, CommitOperationCopy as Copy, HfApi, hf_hub_download
+    from huggingface_hub.file_download import xet_get
+    from huggingface_hub.utils._xet import XetFileData
+    api = HfApi()
+    block = os.urandom(1_500_000)
+    weights = os.urandom(3_000_000) + block * 4 + os.urandom(100) + block
+    api.create_repo("lab/net"); api.create_repo("lab/other", repo_type="dataset")
+    api.create_commit("lab/net", [Add("w.bin", weights), Add("t.txt", b"text")], commit_message="first")
+    (info,) = api.get_paths_info("lab/net", ["w.bin"])
+    route = f"{os.environ['HF_ENDPOINT']}/api/models/lab/net/xet-read-token/main"
+    xet_get(incomplete_path=pathlib.Path("fetched.bin"), xet_file_data=XetFileData(info.xet_hash, route),
+        headers={}, expected_size=info.size)
+    assert pathlib.Path("fetched.bin").read_bytes() == weights
+    api.create_commit("lab/other", repo_type="dataset", commit_message="copies", operations=[
+        Copy("w.bin", "copy.bin", src_repo_id="lab/net", src_repo_type="model"),
+        Copy("t.txt", "t.txt", src_repo_id="lab/net", src_repo_type="model")])
+    for name, data in (("copy.bin", weights), ("t.txt", b"text")):
+        assert pathlib.Path(hf_hub_download("lab/other", name, repo_type="dataset")).read_bytes() == data
+    print("ok")
+"""
+
+
+def test_the_client_fetches_in_chunks_and_copies_between_repositories(client: Client, root: Path) -> None:
+    assert client.python(COPY).strip() == "ok"
+    asked = [line for line in (root / "logs/access.jsonl").read_text().splitlines() if "/xet/chunks" in line]
+    assert asked and all('"status": 206' in line for line in asked), "it really came in chunks"
+
+
+def test_a_reconstruction_gives_any_range(cas: Cas) -> None:
+    oid, data = push(cas)
+    token = cas.http("GET", "/api/models/lab/net/xet-read-token/main")
+    path, bearer = urlsplit(token.json["casUrl"]).path, {"Authorization": f"Bearer {token.json['accessToken']}"}
+    assert token.headers["x-xet-access-token"] == token.json["accessToken"]
+    url = f"{path}/v1/reconstructions/{oid}"
+    chance = random.Random(0)
+    spans = [(chance.randrange(len(data)), 1 + chance.randrange(len(data))) for _ in range(40)]
+    for low, length in [(0, len(data)), *spans]:
+        high = min(low + length, len(data))
+        answer = cas.http("GET", url, headers=bearer | {"Range": f"bytes={low}-{high - 1}"}).json
+        pieces = {}
+        for name, infos in answer["fetch_info"].items():
+            ends = [(info["range"]["start"], info["range"]["end"]) for info in infos]
+            assert all(a[1] < b[0] for a, b in itertools.pairwise(ends)), "joined where they touch"
+            for info in infos:
+                part = info["url_range"]
+                header = {"Range": f"bytes={part['start']}-{part['end']}"}
+                raw = cas.http("GET", "/" + info["url"].split("/", 3)[3], headers=header)
+                assert raw.status == 206
+                pieces |= {(name, info["range"]["start"] + i): c for i, c in enumerate(unpacked(raw.body))}
+        whole = b""
+        for term in answer["terms"]:
+            run = b"".join(pieces[term["hash"], i] for i in range(term["range"]["start"], term["range"]["end"]))
+            assert len(run) == term["unpacked_length"]
+            whole += run
+        at = answer["offset_into_first_range"]
+        assert whole[at : at + high - low] == data[low:high]
+    assert cas.http("GET", url, headers=bearer | {"Range": f"bytes={len(data)}-"}).status == 416
+    assert cas.http("GET", f"{path}/v1/reconstructions/{'0' * 64}", headers=bearer).status == 404
+    assert cas.http("GET", url).status == 401 and cas.http("GET", url, headers=cas.headers).status == 401
+
+
+def unpacked(data: bytes) -> list[bytes]:
+    """The chunks of a piece of a xorb."""
+    chunks, at = [], 0
+    while at < len(data):
+        packed = int.from_bytes(data[at + 1 : at + 4], "little")
+        body = data[at + 8 : at + 8 + packed]
+        body = lz4.frame.decompress(body) if data[at + 4] else body
+        if data[at + 4] == 2:
+            lanes, place = [], 0
+            for lane in range(4):
+                count = (len(body) + 3 - lane) // 4
+                lanes.append(body[place : place + count])
+                place += count
+            body = bytes(lanes[i % 4][i // 4] for i in range(len(body)))
+        chunks.append(body)
+        at += 8 + packed
+    return chunks
+
+
+def test_a_link_to_chunks_opens_those_and_no_others(cas: Cas) -> None:
+    """One xorb may hold chunks of a file that the caller may read and of one that they may not."""
+    shown, hidden = b"shown" * 100, b"hidden" * 100
+    cas.xorb(A, chunk(shown) + chunk(hidden))
+    oid = hashlib.sha256(shown).hexdigest()
+    assert cas.shard(shard((oid, [(A, 0, 1, len(shown))]))).status == 200 and cas.commit(oid).status == 200
+    token = cas.http("GET", "/api/models/lab/net/xet-read-token/main").json
+    url = urlsplit(token["casUrl"]).path + f"/v1/reconstructions/{oid}"
+    answer = cas.http("GET", url, headers={"Authorization": f"Bearer {token['accessToken']}"}).json
+    ((info,),) = answer["fetch_info"].values()
+    link, part = "/" + info["url"].split("/", 3)[3], info["url_range"]
+    assert shown in cas.http("GET", link, headers={"Range": f"bytes={part['start']}-{part['end']}"}).body
+    for wanted in (None, f"bytes={part['start']}-{part['end'] + 1}", f"bytes={part['end'] + 1}-", "bytes=0-"):
+        reply = cas.http("GET", link, headers={"Range": wanted} if wanted else {})
+        assert reply.status == 403 and b"hidden" not in reply.body, wanted
+    assert cas.http("GET", link[:-3], headers={"Range": "bytes=0-1"}).status == 403
+    assert A not in str(answer), "what a sender calls a xorb is no name that a client keeps"
