@@ -17,10 +17,11 @@ from hubtool.package import licenses
 from hubtool.package.privacy import LOG_NAME
 from hubtool.records import reproductions
 from hubtool.records.backbone import BackboneEntry, LayerTable
-from hubtool.records.claims import SHARES, Claim, tolerance_of
+from hubtool.records.claims import Claim
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Environment
 from hubtool.records.log import Event
+from hubtool.records.metrics import SAMPLE_SHARES, wilson
 from hubtool.records.package import Layout, Snippet, Snippets
 from hubtool.records.recipe import Card, Recipe
 from hubtool.records.reports import Reproduction
@@ -60,7 +61,7 @@ METRICS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRow:
-    """One line of the results: ``low`` and ``high`` bound the 95 % interval of a share, None for other numbers."""
+    """One line of the results. ``low`` and ``high`` bound Wilson's 95 % interval of a share of the pictures, else None."""
 
     claim: Claim
     title: str
@@ -217,14 +218,14 @@ def _counted(num_classes: int, task: Task) -> str:
 
 def _claim_row(claim: Claim) -> ClaimRow:
     title, hub_id, meaning = METRICS.get(claim.metric, (claim.metric, claim.metric, ""))
-    is_share, half = claim.metric in SHARES, tolerance_of(claim.metric, claim.value, claim.num_samples)
+    bounds = wilson(claim.value, claim.num_samples) if claim.metric in SAMPLE_SHARES else None
     return ClaimRow(
         claim=claim,
         title=title,
         hub_id=hub_id,
         meaning=meaning,
-        low=max(0.0, claim.value - half) if is_share else None,
-        high=min(1.0, claim.value + half) if is_share else None,
+        low=float(bounds[0]) if bounds else None,
+        high=float(bounds[1]) if bounds else None,
     )
 
 

@@ -208,7 +208,7 @@ def limits(facts: Facts) -> list[str]:
 
 
 def reproduced(facts: Facts) -> str:
-    """How often somebody else came to the same, by the records beside the package; empty where nobody tried."""
+    """How often an attempt came to the same, by the records beside the package; empty where nobody tried."""
     records = facts.reproductions
     if not records:
         return ""

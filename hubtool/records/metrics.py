@@ -274,3 +274,16 @@ def _log_softmax(logits_NK: Array) -> Array:
 def _ratio(part: Array, whole: Array) -> Array:
     """0 where the whole is 0."""
     return np.divide(part, whole, out=np.zeros(len(whole), np.float64), where=whole > 0)
+
+
+# Shares of the samples themselves, each right or wrong: those that have Wilson's interval.
+SAMPLE_SHARES = frozenset({"top1", "top5"})
+_Z = 1.96
+
+
+def wilson(share: Array | float, num: Array | float) -> tuple[Array, Array]:
+    """The interval of a share of ``num`` samples (Wilson 1927): within [0, 1], and sound at 0, at 1 and for few samples."""
+    share, num = np.asarray(share, dtype=np.float64), np.asarray(num, dtype=np.float64)
+    middle, half = share + _Z**2 / (2 * num), _Z * np.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    scale = 1 + _Z**2 / num
+    return np.clip((middle - half) / scale, 0, 1), np.clip((middle + half) / scale, 0, 1)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from hubtool.records import metrics
 from hubtool.records.claims import SHARES, tolerance_of
 from hubtool.records.evidence import Predictions
+from hubtool.records.metrics import wilson
 from hubtool.records.runs import Measured
 from hubtool.records.tasks import TaskName
 
-Array = np.ndarray[Any, np.dtype[Any]]
 NUM_RESAMPLES = 200
 MAX_RESAMPLED = 400_000  # samples times outputs; beyond it the resamples would take minutes
-_Z = 1.96
-
-
-def wilson(share: Array | float, num: Array | float) -> tuple[Array, Array]:
-    """The interval of a share of ``num`` samples (Wilson 1927): within [0, 1], and sound at 0, at 1 and for few samples."""
-    share, num = np.asarray(share, dtype=np.float64), np.asarray(num, dtype=np.float64)
-    middle, half = share + _Z**2 / (2 * num), _Z * np.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
-    scale = 1 + _Z**2 / num
-    return np.clip((middle - half) / scale, 0, 1), np.clip((middle + half) / scale, 0, 1)
 
 
 def intervals(task: TaskName, predictions: Predictions, *, threshold: float | None) -> dict[str, Measured]:
@@ -46,7 +35,7 @@ def intervals(task: TaskName, predictions: Predictions, *, threshold: float | No
                 tolerance = tolerance_of(metric, value, num)
                 low, high = max(0.0, value - tolerance), min(1.0, value + tolerance)
             found[metric] = Measured(value=value, low=low, high=high)
-    for metric in {"top1", "top5"} & values.keys():
+    for metric in metrics.SAMPLE_SHARES & values.keys():
         low, high = (float(v) for v in wilson(values[metric], num))
         found[metric] = Measured(value=values[metric], low=low, high=high)
     return found

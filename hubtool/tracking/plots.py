@@ -135,12 +135,14 @@ def confusion_matrix(
     num_classes = len(classes)
     is_counted = num_classes <= MAX_COUNTED_CLASSES
     side = min(9.0, max(3.4, 1.6 + 0.42 * num_classes))
-    with figure(side + (1.0 if is_counted else 4.6), side + (0.4 if is_counted else 1.2), path) as fig:
+    margin = 1.0 + 0.07 * min(18, max(len(name) for name in classes))
+    with figure(side + (margin if is_counted else 4.6), side + (0.4 if is_counted else 1.2), path) as fig:
         axis, beside = (fig.subplots(), None) if is_counted else fig.subplots(1, 2, width_ratios=(side, 3.8))
         shares = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
         picture = _shade_cells(axis, shares if is_counted else np.sqrt(shares))
-        _label_classes(axis, classes)
-        axis.set_title(f"{title} · {int(np.trace(matrix_KK))} of {int(matrix_KK.sum())} right")
+        _label_classes(axis, classes, side - 1.6)
+        words = f"{title} · {int(np.trace(matrix_KK))} of {int(matrix_KK.sum())} right"
+        axis.set_title(words if num_classes > 4 else words.replace(" · ", "\n"))
         if is_counted:
             _write_counts(axis, matrix_KK, shares)
         _shade_bar(fig, picture, axis, is_counted=is_counted)
@@ -167,11 +169,12 @@ def _shade_cells(axis: Any, shades_KK: Array) -> Any:
     return cells
 
 
-def _label_classes(axis: Any, classes: Sequence[str]) -> None:
+def _label_classes(axis: Any, classes: Sequence[str], width: float) -> None:
+    """``width`` is that of all cells, in inches, about: where the names fit into it they stand upright."""
     step = max(1, -(-len(classes) // 50))
     names = [shorten(name, 18) for name in classes[::step]]
     size = 9.0 if len(classes) <= 12 else 7.5 if len(classes) <= 30 else 5.5
-    is_flat = len(classes) <= 12 and max(len(name) for name in names) * len(classes) <= 44
+    is_flat = len(classes) <= 12 and 0.085 * max(len(name) for name in names) * len(classes) <= width
     axis.set_xticks(range(0, len(classes), step), names, rotation=0 if is_flat else 90, fontsize=size)
     axis.set_yticks(range(0, len(classes), step), names, fontsize=size)
     axis.set_xlabel("predicted class")

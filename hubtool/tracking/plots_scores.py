@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.tracking.intervals import wilson
+from hubtool.records.metrics import wilson
 from hubtool.tracking.plots_style import BLUE, GREY, INK, LINES, PALE, figure, shorten, written
 from hubtool.tracking.ranking import pr_points, roc_points
 

@@ -13,9 +13,11 @@ from hubtool.core.errors import IntegrityError
 from hubtool.package import card as cards
 from hubtool.package.front import to_yaml
 from hubtool.records.environment import Environment
+from hubtool.records.evidence import Predictions
 from hubtool.records.recipe import Card
 from hubtool.records.run import Result
 from hubtool.records.yaml_loader import load_yaml
+from hubtool.tracking.intervals import intervals
 from package import made
 
 
@@ -53,6 +55,15 @@ def test_the_body_says_what_a_reader_asks_first(clean: Path) -> None:
         assert wanted in text, wanted
     assert "secret-name" not in text
     assert "/home/" not in text
+
+
+def test_the_interval_is_the_one_that_compare_and_evaluate_give(clean: Path) -> None:
+    found = Predictions.read(clean / made.PREDICTIONS)
+    top1 = intervals("classification", found, threshold=None)["top1"]
+    assert top1.low is not None
+    assert top1.high is not None
+    text = (clean / "README.md").read_text()
+    assert f"**Top-1 accuracy {top1.value:.4f}** (95 % interval {top1.low:.4f} – {top1.high:.4f})" in text
 
 
 def test_every_table_is_one_table(clean: Path) -> None:

@@ -8,7 +8,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from hubtool.records.evidence import Predictions
-from hubtool.tracking.intervals import intervals, wilson
+from hubtool.records.metrics import wilson
+from hubtool.tracking.intervals import intervals
 from hubtool.tracking.ranking import pr_points, roc_points
 
 

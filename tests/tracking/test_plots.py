@@ -48,7 +48,7 @@ def test_runs_over_each_other_are_told_by_name(tmp_path: Path) -> None:
 def test_a_small_confusion_matrix_has_its_counts(tmp_path: Path) -> None:
     _, svg = plots.confusion_matrix(np.asarray([[17, 3], [0, 25]]), ["cat", "dog"], tmp_path / "m.png")
     text = svg.read_text()
-    for word in ("17", "3", "25", "cat", "dog", "confusion matrix · 42 of 45 right"):
+    for word in ("17", "3", "25", "cat", "dog", "confusion matrix", "42 of 45 right"):
         assert f"<!-- {word} -->" in text, word
     assert "<!-- 0 -->" not in text
 
