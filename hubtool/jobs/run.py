@@ -157,12 +157,14 @@ def follow_torchrun(device: str) -> FinetuneReport:
 
 def _begin(place: RunDir, inputs: Inputs, ready: Ready) -> tuple[Difference, ...]:
     """Write down what the run is, unless it began as something else; returns the differences that were allowed."""
-    from hubtool.training import numerics
+    from hubtool.training import numerics, session
 
     environment = numerics.environment(ready.numerics)
     drift = place.drift(inputs.resolved, inputs.data, environment)
     if not inputs.options.allow_drift:
         refuse_drift(drift, place.path)
+    if drift:
+        session.refuse_refrozen(place.checkpoints, ready.model, ready.phases)
     place.begin(
         recipe=inputs.recipe,
         resolved=inputs.resolved,

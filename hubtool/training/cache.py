@@ -48,13 +48,13 @@ class Activations:
     """One cache directory. ``rows`` finds, ``write`` appends (the lock must be held), ``read`` gathers.
 
     ``is_dead``: it must not be read any more, by any of the feeds that share it. ``is_checked``: one of them has compared
-    rows with live features.
+    rows with live features; ``is_old_checked``: some of the ``num_old`` rows that were there when it was opened.
     """
 
     def __init__(self, root: Path, key: ActivationsKey, tensors: tuple[Activation, ...]) -> None:
         self.directory = root / key.digest()[:32]
         self.is_dead = False
-        self.is_checked = False
+        self.is_checked = self.is_old_checked = False
         self._tensors = tensors
         self._sizes = [_size_bytes(tensor) for tensor in tensors]
         self.row_bytes = sum(self._sizes)
@@ -66,6 +66,7 @@ class Activations:
         about = About(key=key, tensors=tensors, row_bytes=self.row_bytes, nonce=secrets.token_hex(8))
         self._nonce = _nonce_of(self.directory, about) or self._make(about)
         self.refresh()
+        self.num_old = self._num_rows
 
     def _make(self, about: About) -> str:
         """Begin it anew, unless another process has just done so. Returns its nonce."""
@@ -265,17 +266,20 @@ class CachedFeed:
 
     def _ensure(self, cache: Activations, wanted: list[Address]) -> None:
         names = [self.name(address) for address in wanted]
-        chosen = self._sample(wanted)
+        is_old = [row is not None and row < cache.num_old for row in cache.rows(names)]
+        old = list(itertools.compress(wanted, is_old))
+        chosen = self._sample(old or wanted)
         known = [row for row in cache.rows(map(self.name, chosen)) if row is not None]
-        if not cache.is_checked and known and cache.forget_damaged(known):
+        if known and cache.forget_damaged(known):
             self._tell_damage()
         if None in cache.rows(names) and self._is_shared:
             self._fill_together(cache, names, wanted)
         elif None in cache.rows(names):
             with self._held(cache):
                 cache.write(self._computed(self._missing(cache, names, wanted)))
-        if not cache.is_checked:
+        if not cache.is_checked or (old and not cache.is_old_checked):
             self._check(cache, chosen)
+            cache.is_old_checked |= bool(old)
         rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
         if len(rows) < len(wanted):
             raise ConflictError("E-CACHE-GONE", "some of the kept features are missing")

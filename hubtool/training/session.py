@@ -156,6 +156,26 @@ def take_up(
     return TrainState(position=position, tensors=state.tensors, optimizer=state.optimizer)
 
 
+def refuse_refrozen(directory: Path, model: Any, phases: tuple[Phase, ...]) -> None:
+    """Raises ConflictError where the newest checkpoint holds trained tensors that are frozen now.
+
+    They would be lost from the checkpoints, and features of them kept under the name of the backbone's own.
+    """
+    found = Checkpoints(directory, is_writer=False).newest_valid()
+    if found is None:
+        return
+    path, position = found
+    trained = trained_names(model, [phase for phase in phases if phase.first_epoch <= position.epoch])
+    lost = sorted(set(read_state(path).tensors) - set(trained))
+    if lost:
+        raise ConflictError(
+            "E-DRIFT-FREEZE",
+            f"{len(lost)} tensors that were trained would be frozen now, {lost[0]} among them",
+            where=path.name,
+            do="freeze no more than before, or start a new run with --new",
+        )
+
+
 def _drift_since(
     position: Position, digests: dict[str, str], numerics: Numerics, fields: tuple[Difference, ...]
 ) -> tuple[Difference, ...]:
@@ -191,8 +211,9 @@ class Session:
 
     def __post_init__(self) -> None:
         self._trained = set(trained_names(self.work.model, self.phases))
-        # a checkpoint of the only phase holds all of them; one of an early phase leaves what trains later to the backbone
-        is_needed = len(self.phases) > 1
+        # a checkpoint of the only phase holds all of them; one of an early phase, or of before a drift, leaves what
+        # trains later to the backbone
+        is_needed = len(self.phases) > 1 or bool(self.state.position.drift)
         self._untrained: dict[str, Tensor] = {
             name: value.detach().clone()
             for name, value in self.work.model.state_dict().items()
@@ -311,12 +332,13 @@ class Session:
         """The predictions of the model as it stands: the logits behind every claim.
 
         What the selecting epoch computed on val is not computed again, where its first micro-batch is found to have the
-        same bits now.
+        same bits now; on one CPU process only, where equal weights give equal bits.
         """
-        samples, kept_NK = self.data.splits[split], self.state.best_logits_NK
-        if split == "val" and kept_NK is not None and len(self.phases) == 1:
-            num = min(len(samples), self.work.plan.micro_size)
-            if np.array_equal(self._infer(cut, feed, num), kept_NK[:num]):
+        samples, kept_NK, work = self.data.splits[split], self.state.best_logits_NK, self.work
+        is_exact = work.device.type == "cpu" and work.group.num_processes == 1 and len(self.phases) == 1
+        if split == "val" and kept_NK is not None and is_exact:
+            num = min(len(samples), work.plan.micro_size)
+            if self._infer(cut, feed, num).tobytes() == kept_NK[:num].tobytes():
                 return predictions(split, samples, kept_NK)
         return predictions(split, samples, self._infer(cut, feed, len(samples)))
 

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from hubtool.backbones import frontier
-from hubtool.core.errors import IntegrityError
+from hubtool.backbones.weights import state_digest
+from hubtool.core.errors import ConflictError, IntegrityError
 from hubtool.core.progress import SilentReporter
 from hubtool.jobs.finetune import finetune
+from hubtool.jobs.target import build_selected
+from hubtool.records.reports import FinetuneReport
 from hubtool.records.run import Result
 from hubtool.records.rundir import RunDir
 from hubtool.tracking.sinks import Fanout
@@ -142,3 +145,29 @@ def test_what_the_best_epoch_said_of_val_is_taken_where_the_selected_weights_say
     assert counts == ([4, num_val] if is_wrong else [4])
     loss = next(claim for claim in report.result.claims if claim.metric == "loss")
     assert loss.value == report.result.selected.value
+
+
+def trained(given: dict[str, Any]) -> FinetuneReport:
+    paths = {name: Path(given[name]) for name in ("recipe", "data", "run")}
+    return finetune(**given | paths)
+
+
+def test_what_was_trained_is_not_frozen_by_a_drift(shared: Path, tmp_path: Path) -> None:
+    """Its features would be kept under the name of the backbone's own, and later checkpoints would lack it."""
+    trained(call(shared, tmp_path / "run", "train.epochs=1", "freeze=none"))
+    place = RunDir(tmp_path / "run")
+    (place.path / "result.json").unlink()
+    before = place.resolved()
+    with pytest.raises(ConflictError, match="would be frozen now"):
+        trained(call(shared, place.path, "train.epochs=2", "freeze=all", allow_drift=True))
+    assert place.resolved() == before
+
+
+def test_the_best_checkpoint_of_before_a_drift_is_completed_by_the_backbone(shared: Path, tmp_path: Path) -> None:
+    trained(call(shared, tmp_path / "run", "train.epochs=2", "freeze=all"))
+    place = RunDir(tmp_path / "run")
+    (place.path / "result.json").unlink()
+    wider = ("train.epochs=3", "freeze=none", "train.optimizer.lr=5")
+    result = trained(call(shared, place.path, *wider, allow_drift=True)).result
+    assert result.selected.epoch <= 2
+    assert state_digest(build_selected(place).state_dict()) == result.weights_digest
