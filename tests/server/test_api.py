@@ -378,6 +378,7 @@ def _send_and_hang_up(hub: EmbeddedHub, text: str) -> None:
 
 def test_multipart_uploads(net: Http, shared: EmbeddedHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubtool.server.lfs.PART_BYTES", 100_000)
+    monkeypatch.setattr("hubtool.server.lfs.MULTIPART_BYTES", 200_000)
     data = os.urandom(350_000)
     oid = hashlib.sha256(data).hexdigest()
     body = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": [{"oid": oid, "size": len(data)}]}
