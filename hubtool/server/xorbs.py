@@ -41,6 +41,7 @@ _BOOKEND = b"\xff" * 32
 _HEX = re.compile(r"[0-9a-f]{64}")
 _AREA = re.compile(r"[0-9a-f]{16}")
 _FOOTER = b"XETBLOB"
+_CHUNK_HEAD = struct.Struct("<II")  # version and packed bytes, scheme and unpacked bytes: 8 bits and 24
 _PIECE_BYTES = 1 << 20
 
 
@@ -215,19 +216,18 @@ def _walk(data: mmap.mmap) -> Iterator[tuple[int, int]]:
     while at < len(data) and data[at : at + len(_FOOTER)] != _FOOTER:
         if at + 8 > len(data):
             raise IntegrityError("E-HUB-XET", "a xorb ends inside a chunk")
-        packed = int.from_bytes(data[at + 1 : at + 4], "little")
-        unpacked = int.from_bytes(data[at + 5 : at + 8], "little")
-        if data[at] != 0 or data[at + 4] > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
+        first, second = _CHUNK_HEAD.unpack_from(data, at)
+        packed, unpacked = first >> 8, second >> 8
+        if first & 0xFF != 0 or second & 0xFF > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
             raise IntegrityError("E-HUB-XET", "a xorb holds a chunk that cannot be read")
         yield at, unpacked
         at += 8 + packed
 
 
 def _unpack(data: memoryview, at: int) -> bytes | memoryview:
-    packed = int.from_bytes(data[at + 1 : at + 4], "little")
-    size = int.from_bytes(data[at + 5 : at + 8], "little")
+    first, second = _CHUNK_HEAD.unpack_from(data, at)
+    packed, scheme, size = first >> 8, second & 0xFF, second >> 8
     body: bytes | memoryview = data[at + 8 : at + 8 + packed]
-    scheme = data[at + 4]
     if scheme != 0:
         try:
             body = lz4.frame.LZ4FrameDecompressor().decompress(body, max_length=size + 1)
