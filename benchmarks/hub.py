@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,12 @@ def heads(url: str, path: str, seconds: float = 3.0) -> float:
     return num / (time.monotonic() - began)
 
 
+def processor_s(hub: Served) -> float:
+    """User and system seconds of the hub and of the git processes it has waited for."""
+    fields = Path(f"/proc/{hub.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
 def stored_bytes(root: Path) -> tuple[int, int]:
     """(large files and lists of parts, chunks) in bytes."""
     return tuple(sum(p.stat().st_size for p in (root / d).rglob("*") if p.is_file()) for d in ("objects", "xorbs"))  # type: ignore[return-value]
@@ -87,26 +94,33 @@ def main(arguments: list[str]) -> int:
         size = source.stat().st_size
         base_s = timed(lambda: copy_sync_hash(source, place / "copy.bin"))
         print(f"{size / 1e9:.2f} GB of random bytes; cp + fsync + sha256: {base_s:.1f} s")
-        began = time.monotonic()
-        with Served(place / "hub") as hub:
-            print(f"start to first answer: {time.monotonic() - began:.2f} s")
-            for label, disable in (("hf_xet", "0"), ("lfs", "1")):
+        nginx_s = nginx(place, source) if shutil.which("nginx") else None
+        print(
+            "nginx GET: not measured, nginx is not installed"
+            if nginx_s is None
+            else f"nginx GET: {size / nginx_s / 1e6:.0f} MB/s"
+        )
+        for label, disable, kept in (
+            ("hf_xet", "0", "in chunks"),
+            ("lfs", "1", "whole"),
+        ):  # a hub each: equal bytes are kept once
+            began = time.monotonic()
+            with Served(place / label) as hub:
+                print(f"start to first answer: {time.monotonic() - began:.2f} s")
                 client = Client(hub.url, place / f"home-{label}", None)
+                before = processor_s(hub), resource.getrusage(resource.RUSAGE_CHILDREN)
                 code = PUSH.format(name=label, path=source)
                 push_s = timed(lambda: client.python(code, HF_HUB_DISABLE_XET=disable))  # noqa: B023
+                after = processor_s(hub), resource.getrusage(resource.RUSAGE_CHILDREN)
+                client_s = sum(after[1][:2]) - sum(before[1][:2])
                 print(f"push, {label}: {push_s:.1f} s ({base_s / push_s:.2f} of cp + fsync + sha256)")
-            path = "/lab/lfs/resolve/main/w.safetensors"
-            pull_s = min(timed(lambda: drain(hub.url, path)) for _ in range(3))
-            print(f"pull by GET: {pull_s:.1f} s, {size / pull_s / 1e6:.0f} MB/s")
-            if shutil.which("nginx"):
-                nginx_s = nginx(place, source)
-                print(
-                    f"nginx GET: {nginx_s:.1f} s, {size / nginx_s / 1e6:.0f} MB/s; pull by GET is {nginx_s / pull_s:.2f} of it"
-                )
-            else:
-                print("nginx GET: not measured, nginx is not installed")
-            print(f"HEAD resolve: {heads(hub.url, path):.0f} a second on one connection")
-            print(f"peak memory of the hub: {hub.peak_bytes() / 1e6:.0f} MB")
+                print(f"  processor time: hub {after[0] - before[0]:.1f} s, client {client_s:.1f} s")
+                path = f"/lab/{label}/resolve/main/w.safetensors"
+                pull_s = min(timed(lambda: drain(hub.url, path)) for _ in range(3))  # noqa: B023
+                share = "" if nginx_s is None else f", {nginx_s / pull_s:.2f} of nginx"
+                print(f"pull by GET of a file kept {kept}: {pull_s:.1f} s, {size / pull_s / 1e6:.0f} MB/s{share}")
+                print(f"HEAD resolve: {heads(hub.url, path):.0f} a second on one connection")
+                print(f"peak memory of the hub: {hub.peak_bytes() / 1e6:.0f} MB")
         for num in (1, 10):
             with Served(place / f"tunes{num}") as hub:
                 Client(hub.url, place / f"home-{num}", None).python(TUNES.format(num=num))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -39,15 +40,21 @@ class Streamed(Response):
         self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        coming = self._next()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            while chunk := await run_in_threadpool(next, self._chunks, b""):
+            while chunk := await coming:
+                coming = self._next()  # made ready while this one is sent
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
+            await asyncio.gather(coming, return_exceptions=True)  # the iterator must be at rest to be closed
             close = getattr(self._chunks, "close", None)
             if close is not None:
                 await run_in_threadpool(close)
+
+    def _next(self) -> asyncio.Future[bytes]:
+        return asyncio.ensure_future(run_in_threadpool(next, self._chunks, b""))
 
 
 class FileSlice(Response):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
 from typing import Any
@@ -98,23 +99,37 @@ async def receive(request: Request, incoming: Incoming, limit: int) -> None:
         announced = content_length(request)
         if (announced or 0) > limit:
             raise too_large(limit)
-        waiting = bytearray()
         try:
-            async for chunk in request.stream():
-                waiting += chunk
-                if incoming.size_bytes + len(waiting) > limit:
-                    raise too_large(limit)
-                if len(waiting) >= CHUNK_SIZE_BYTES:
-                    await run_in_threadpool(incoming.write, bytes(waiting))
-                    waiting.clear()
+            await _store(request, incoming, limit)
         except ClientDisconnect as error:
             raise Refusal(400, "The body ended early", code="E-HUB-BODY") from error
-        await run_in_threadpool(incoming.write, bytes(waiting))
         if announced is not None and incoming.size_bytes != announced:
             raise Refusal(400, "The body ended early", code="E-HUB-BODY")
     except BaseException:
         incoming.discard()
         raise
+
+
+async def _store(request: Request, incoming: Incoming, limit: int) -> None:
+    """One piece is written and hashed in a thread while the next one comes; no thread is left when this ends."""
+    total, waiting, waiting_bytes = 0, [], 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in request.stream():
+            total += len(chunk)
+            if total > limit:
+                raise too_large(limit)
+            waiting.append(chunk)
+            waiting_bytes += len(chunk)
+            if waiting_bytes >= CHUNK_SIZE_BYTES:
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(run_in_threadpool(incoming.write_pieces, waiting))
+                waiting, waiting_bytes = [], 0
+    finally:
+        if writing is not None:
+            await writing
+    await run_in_threadpool(incoming.write_pieces, waiting)
 
 
 def text_field(body: dict[str, Any], key: str, default: str | None = None) -> str:

@@ -30,6 +30,7 @@ from hubtool.server.refusals import Refusal
 from hubtool.server.repos import Repo
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
+MULTIPART_BYTES = 1 << 30  # parts are put together once more, so only where sending all of it again would cost more
 PART_BYTES = 64 << 20
 _MAX_PARTS = 1000
 _MAX_OBJECTS = 1000
@@ -103,7 +104,7 @@ def _upload(call: Call, oid: Oid, size: int, *, can_multipart: bool) -> dict[str
         return {"oid": oid, "size": size}
     # git-lfs sends no token with a verify either, once it was told that the links are authenticated
     verify = _action(f"{call.base_url}/lfs/objects/{oid}/verify?grant={_grant(call, _PUT, oid, size)}")
-    if can_multipart and size > 2 * PART_BYTES:
+    if can_multipart and size > MULTIPART_BYTES:
         upload = _multipart_action(call, oid, size)
     else:
         upload = _action(f"{call.base_url}/lfs/objects/{oid}?grant={_grant(call, _PUT, oid, size)}")
@@ -179,16 +180,16 @@ async def put_part(call: Call) -> Response:
         raise Refusal(400, "There is no such part", code="E-HUB-PART")
     size, directory = _part_size(facts, int(number)), _parts_directory(call, facts)
     await run_in_threadpool(make_dirs, directory)
-    incoming = call.store.objects.receive()
+    incoming = call.store.objects.receive(is_hashed=False)
     await receive(call.request, incoming, size)
     try:
         if incoming.size_bytes != size:
             raise Refusal(422, f"The part has {size} bytes", code="E-HUB-SIZE")
-        await run_in_threadpool(incoming.settle)
+        await run_in_threadpool(incoming.close)  # it lives until the whole is put together, hashed and made durable
         incoming.path.replace(directory / str(int(number)))
     finally:
         incoming.discard()
-    return Response(None, 200, headers={"ETag": f'"{incoming.sha256}"'})
+    return Response(None, 200, headers={"ETag": f'"{int(number)}"'})
 
 
 async def complete(call: Call) -> Response:

@@ -99,8 +99,8 @@ class ObjectStore:
             return str(from_os_error(error))
         return "" if digest.hexdigest() == oid else f"the bytes have the sha256 {digest.hexdigest()}"
 
-    def receive(self) -> Incoming:
-        return Incoming(self.incoming / f"obj-{secrets.token_hex(12)}", disk=self._disk)
+    def receive(self, *, is_hashed: bool = True) -> Incoming:
+        return Incoming(self.incoming / f"obj-{secrets.token_hex(12)}", is_hashed=is_hashed, disk=self._disk)
 
     def publish(self, incoming: Incoming, oid: Oid, size_bytes: int, link: Callable[[], None]) -> None:
         """Make received bytes visible as ``oid`` and call ``link`` before any collection can run.
@@ -148,8 +148,8 @@ class ObjectStore:
     def publish_parts(self, terms: tuple[Term, ...], oid: Oid, link: Callable[[], None]) -> None:
         """The same for a file that came in chunks: its bytes are put together and hashed before it is visible."""
         digest = hashlib.sha256()
-        for chunk in self.xorbs.read(terms):
-            digest.update(chunk)
+        for piece in self.xorbs.pieces(terms):
+            digest.update(piece)
         if digest.hexdigest() != oid:
             raise IntegrityError("E-HUB-DIGEST", f"the bytes have the sha256 {digest.hexdigest()}", where=oid)
         with self.keeping():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ class _Length(bytes):
         return self.size
 
 
-class PatientProtocol(H11Protocol):
+_READ_BYTES = 512 << 10
+_reading = threading.local()  # a loop has a thread of its own, and is done with what it read before it reads again
+
+
+class PatientProtocol(H11Protocol, asyncio.BufferedProtocol):
     """uvicorn's HTTP/1.1, which drops a connection whose request head does not come in time (slow loris).
 
-    It also speaks ASGI's zero copy send, for which uvicorn has no words: a file goes from the kernel to the socket.
+    Bodies are read in large pieces, into one buffer for all connections. It also speaks ASGI's zero copy send, for which
+    uvicorn has no words: a file goes from the kernel to the socket.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -63,6 +69,14 @@ class PatientProtocol(H11Protocol):
             raise ClientDisconnect from error
         if sent != length.size:
             raise ClientDisconnect  # the file was cut while it was sent: a short answer, which every client notices
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        if not hasattr(_reading, "buffer"):
+            _reading.buffer = bytearray(_READ_BYTES)
+        return _reading.buffer  # type: ignore[no-any-return]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(memoryview(_reading.buffer)[:nbytes])  # type: ignore[arg-type]  # h11 takes any bytes
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

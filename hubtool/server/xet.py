@@ -74,7 +74,7 @@ async def put_xorb(call: Call) -> Any:
     await run_in_threadpool(_admit, call, _WRITE, Rule.WRITE)
     xorbs = call.store.xorbs
     name = xorbs.name(call.params["area"], call.params["hash"])
-    incoming = call.store.objects.receive()
+    incoming = call.store.objects.receive(is_hashed=False)
     await receive(call.request, incoming, MAX_XORB_BYTES)
     return {"was_inserted": await run_in_threadpool(xorbs.keep, incoming, name)}
 

@@ -41,6 +41,7 @@ _BOOKEND = b"\xff" * 32
 _HEX = re.compile(r"[0-9a-f]{64}")
 _AREA = re.compile(r"[0-9a-f]{16}")
 _FOOTER = b"XETBLOB"
+_CHUNK_HEAD = struct.Struct("<II")  # version and packed bytes, scheme and unpacked bytes: 8 bits and 24
 _PIECE_BYTES = 1 << 20
 
 
@@ -146,23 +147,29 @@ class Xorbs:
 
     def read(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes ``start`` to ``stop`` of a file, about a megabyte at a time. Raises NotFoundError, IntegrityError."""
-        at, waiting, size = 0, [], 0
+        waiting: list[bytes | memoryview] = []
+        size = 0
+        for piece in self.pieces(terms, start, stop):
+            waiting.append(piece)
+            size += len(piece)
+            if size >= _PIECE_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+        if waiting:
+            yield b"".join(waiting)
+
+    def pieces(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes | memoryview]:
+        """The same chunk by chunk, without a copy where a chunk is not compressed: views of the mapped xorb."""
+        at = 0
         for term in terms:
             end = at + term.size_bytes
             if end > start and (stop is None or at < stop):
                 low, high = max(0, start - at), term.size_bytes if stop is None else min(term.size_bytes, stop - at)
-                for piece in _read_term(self.path(term.xorb), term, low, high):
-                    waiting.append(piece)
-                    size += len(piece)
-                    if size >= _PIECE_BYTES:
-                        yield b"".join(waiting)
-                        waiting, size = [], 0
+                yield from _read_term(self.path(term.xorb), term, low, high)
             at = end
-        if waiting:
-            yield b"".join(waiting)
 
 
-def _read_term(path: Path, term: Term, low: int, high: int) -> Iterator[bytes]:
+def _read_term(path: Path, term: Term, low: int, high: int) -> Iterator[bytes | memoryview]:
     """The bytes ``low`` to ``high`` of a term; raises IntegrityError when the xorb is not what the term says."""
     chunks = _chunks(path)
     if not 0 <= term.start < term.stop <= len(chunks):
@@ -170,12 +177,13 @@ def _read_term(path: Path, term: Term, low: int, high: int) -> Iterator[bytes]:
     wanted = chunks[term.start : term.stop]
     if sum(size for _, size in wanted) != term.size_bytes:
         raise IntegrityError("E-HUB-XET", "a shard gives a run of chunks another length than they have")
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = 0
-        for offset, size in wanted:
-            if at + size > low and at < high:
-                yield _unpack(data, offset)[max(0, low - at) : high - at]
-            at += size
+    with path.open("rb") as stream:
+        data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))  # mapped while a view of it lives
+    at = 0
+    for offset, size in wanted:
+        if at + size > low and at < high:
+            yield _unpack(data, offset)[max(0, low - at) : high - at]
+        at += size
 
 
 _CHUNKS: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], ...]] = OrderedDict()
@@ -208,18 +216,18 @@ def _walk(data: mmap.mmap) -> Iterator[tuple[int, int]]:
     while at < len(data) and data[at : at + len(_FOOTER)] != _FOOTER:
         if at + 8 > len(data):
             raise IntegrityError("E-HUB-XET", "a xorb ends inside a chunk")
-        packed = int.from_bytes(data[at + 1 : at + 4], "little")
-        unpacked = int.from_bytes(data[at + 5 : at + 8], "little")
-        if data[at] != 0 or data[at + 4] > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
+        first, second = _CHUNK_HEAD.unpack_from(data, at)
+        packed, unpacked = first >> 8, second >> 8
+        if first & 0xFF != 0 or second & 0xFF > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
             raise IntegrityError("E-HUB-XET", "a xorb holds a chunk that cannot be read")
         yield at, unpacked
         at += 8 + packed
 
 
-def _unpack(data: mmap.mmap, at: int) -> bytes:
-    packed = int.from_bytes(data[at + 1 : at + 4], "little")
-    size = int.from_bytes(data[at + 5 : at + 8], "little")
-    body, scheme = data[at + 8 : at + 8 + packed], data[at + 4]
+def _unpack(data: memoryview, at: int) -> bytes | memoryview:
+    first, second = _CHUNK_HEAD.unpack_from(data, at)
+    packed, scheme, size = first >> 8, second & 0xFF, second >> 8
+    body: bytes | memoryview = data[at + 8 : at + 8 + packed]
     if scheme != 0:
         try:
             body = lz4.frame.LZ4FrameDecompressor().decompress(body, max_length=size + 1)
@@ -230,7 +238,7 @@ def _unpack(data: mmap.mmap, at: int) -> bytes:
     return _ungroup(body) if scheme == 2 else body
 
 
-def _ungroup(data: bytes) -> bytes:
+def _ungroup(data: bytes | memoryview) -> bytes:
     """Undo byte grouping: all first bytes of the 4-byte words came first, then all second ones, and so on."""
     out, at = bytearray(len(data)), 0
     for lane in range(4):

@@ -143,9 +143,13 @@ class Served:
                 time.sleep(0.01)
         raise AssertionError("the hub did not start")
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def peak_bytes(self) -> int:
         """The most memory the process has used."""
-        status = Path(f"/proc/{self._child.pid}/status").read_text()
+        status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def kill(self) -> None:

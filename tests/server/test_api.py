@@ -378,6 +378,7 @@ def _send_and_hang_up(hub: EmbeddedHub, text: str) -> None:
 
 def test_multipart_uploads(net: Http, shared: EmbeddedHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubtool.server.lfs.PART_BYTES", 100_000)
+    monkeypatch.setattr("hubtool.server.lfs.MULTIPART_BYTES", 200_000)
     data = os.urandom(350_000)
     oid = hashlib.sha256(data).hexdigest()
     body = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": [{"oid": oid, "size": len(data)}]}
@@ -390,6 +391,10 @@ def test_multipart_uploads(net: Http, shared: EmbeddedHub, monkeypatch: pytest.M
         "3",
         "4",
     ]
+    small = body | {"objects": [{"oid": "a" * 64, "size": 200_000}]}
+    assert net("POST", "/lab/net.git/info/lfs/objects/batch", small).json["transfer"] == "basic", (
+        "one piece, written once"
+    )
     short = lambda url: url.removeprefix(shared.url)  # noqa: E731
     for n in (4, 1, 2):
         part = net("PUT", short(upload["header"][str(n)]), data[(n - 1) * size : n * size])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -10,13 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
 from hubtool.core.errors import ConflictError, IntegrityError, StorageError, UsageError
 from hubtool.core.files import Disk
 from hubtool.core.ids import CommitSha, Oid, RepoId, RepoPath, Revision
+from hubtool.server.bodies import receive
 from hubtool.server.commits import Delete, Draft, Operation, Put
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.gitprocess import run_git
+from hubtool.server.incoming import CHUNK_SIZE_BYTES
 from hubtool.server.objects import ObjectStore
 from hubtool.server.pointers import Pointer
 from hubtool.server.repos import Repo
@@ -220,8 +226,6 @@ class FailingDisk(Disk):
 
 @pytest.mark.parametrize("verb", ["create", "write", "fsync", "rename", "fsync_dir"])
 def test_an_object_that_could_not_be_kept_is_not_there(store: Store, verb: str) -> None:
-    import errno
-
     objects = ObjectStore(store.root, store.xorbs, disk=FailingDisk(verb, errno.ENOSPC))
     linked: list[int] = []
     data = b"full" * 99
@@ -235,6 +239,25 @@ def test_an_object_that_could_not_be_kept_is_not_there(store: Store, verb: str) 
     if verb == "write":
         incoming.discard()
     assert not list(objects.incoming.iterdir())
+
+
+def test_a_body_that_cannot_be_written_leaves_nothing(store: Store) -> None:
+    """Pieces are written while later ones come: the failure is told all the same, and no thread writes on."""
+    num_bytes = 5 * CHUNK_SIZE_BYTES
+    sent = iter([CHUNK_SIZE_BYTES] * 5)
+
+    async def read() -> Message:
+        left = next(sent)
+        return {"type": "http.request", "body": bytes(left), "more_body": sent.__length_hint__() > 0}
+
+    request = Request(
+        {"type": "http", "method": "PUT", "headers": [(b"content-length", str(num_bytes).encode())]}, read
+    )
+    objects = ObjectStore(store.root, store.xorbs, disk=FailingDisk("write", errno.ENOSPC))
+    with pytest.raises(StorageError) as caught:
+        asyncio.run(receive(request, objects.receive(), num_bytes))
+    assert caught.value.code == "E-DISK-FULL" and not list(objects.incoming.iterdir())
+    assert sent.__length_hint__() > 0, "the rest of the body was not waited for"
 
 
 def test_bytes_are_hashed_even_when_they_are_there(store: Store) -> None:
