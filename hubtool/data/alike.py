@@ -56,7 +56,7 @@ def hashed(looks: Mapping[str, bytes]) -> Hashed:
     levels_NL = np.frombuffer(b"".join(looks[name] for name in names), np.uint8).reshape(len(names), SIZE_BYTES)
     t_NYX = levels_NL.reshape(-1, SIDE, SIDE).astype(np.int16)
     right, down = t_NYX[:, :-1, 1:] - t_NYX[:, :-1, :-1], t_NYX[:, 1:, :-1] - t_NYX[:, :-1, :-1]
-    bits = np.stack([right > STEP, right < -STEP, down > STEP, down < -STEP], axis=1).reshape(len(names), -1)
+    bits = np.stack([right > STEP, right < -STEP, down > STEP, down < -STEP], axis=1).reshape(len(names), 256)
     counts = bits.sum(1)
     order = np.argsort(counts, kind="stable")
     order = order[counts[order] >= MIN_BITS]

@@ -67,8 +67,8 @@ def look_elsewhere(
     num_gone = 0
     if root is not None:
         for name, samples in _made_with(made.data(), split).items():
-            paths = [sample.path for sample in samples if sample.path and (root / sample.path).is_file()]
-            num_gone += len({sample.sha256 for sample in samples} - look("model", name, root, paths).keys())
+            there = [sample.path for sample in samples if sample.path and (root / sample.path).is_file()]
+            num_gone += len({sample.sha256 for sample in samples} - look("model", name, root, there).keys())
     if num_gone:
         unknown = f"{num_gone} of its pictures are not in its data directory as they were"
     for name, paths in beside.items():

@@ -112,3 +112,10 @@ def test_files_are_looked_through_and_what_is_damaged_is_left_out(tmp_path: Path
     one = alike.hashed({sha256_of["turned.jpg"]: looks.of[sha256_of["turned.jpg"]]})
     [pair] = alike.nearest(one, alike.hashed(looks.of), advance=lambda _: None)
     assert pair.second == sha256_of["00.png"]
+
+
+def test_no_pictures_are_like_none() -> None:
+    none = alike.hashed({})
+    some = alike.hashed({f"{n}": look(image) for n, image in enumerate(draw_pictures(1, 3))})
+    assert (none.names, none.num_even) == ((), 0)
+    assert alike.nearest(none, some, advance=lambda _: None) == alike.nearest(some, none, advance=lambda _: None) == []
