@@ -12,7 +12,7 @@ from hubtool.cli.output import Output, table
 from hubtool.cli.text import short
 
 if TYPE_CHECKING:
-    from hubtool.records.reports import EvaluateReport, FinetuneReport, Twin
+    from hubtool.records.reports import EvaluateReport, FinetuneReport, Lookalikes, Twin
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -297,6 +297,7 @@ def evaluate_text(report: EvaluateReport) -> str:
         lines += ["", f"{len(suspicions)} labels are likely wrong (confident learning), the likeliest first:"]
         lines += [table(shown, ("picture", "labelled", "rather"))]
     lines += _twin_lines(evaluation.twins)
+    lines += _lookalike_lines(evaluation.lookalikes)
     more = f"; all {len(suspicions)} are in evaluation.json" if len(suspicions) > _NUM_SHOWN else ""
     return "\n".join([*lines, "", f"evidence: {report.evidence}{more}"])
 
@@ -306,11 +307,27 @@ def _twin_lines(twins: tuple[Twin, ...]) -> list[str]:
     kinds = (
         ("also in the training data", [t for t in twins if "train" in t.splits]),
         ("also in val, which chose the weights", [t for t in twins if "val" in t.splits and "train" not in t.splits]),
+        ("also in another split here", [t for t in twins if t.beside]),
         ("more than once here", [t for t in twins if len(t.paths) > 1]),
         ("with labels that contradict", [t for t in twins if len(t.given) > 1]),
     )
     rows = [(what, len(found), short(found[0].paths[0], 30)) for what, found in kinds if found]
     return ["", table(rows, ("copies, byte for byte", "pictures", "such as"), right=(1,))] if rows else []
+
+
+def _lookalike_lines(found: Lookalikes | None) -> list[str]:
+    """What likely is the same picture in another file; and what could not be compared."""
+    if found is None:
+        return []
+    ours = [(pair, pair.split if pair.of == "model" else f"{pair.split}, here") for pair in found.pairs]
+    rows = [(short(pair.path, 30), short(pair.like, 30), short(where, 14)) for pair, where in ours[:_NUM_SHOWN]]
+    lines = []
+    if rows:
+        lines = ["", f"{len(found.pairs)} are likely the same picture in another file (looked alike, not proven):"]
+        lines += [table(rows, ("picture", "likely", "of"))]
+    if found.unknown:
+        lines += ["", f"likely copies of the model's own pictures: not fully known, {found.unknown}"]
+    return lines
 
 
 @click.command()

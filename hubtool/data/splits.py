@@ -19,6 +19,7 @@ from hubtool.core.errors import DataError
 from hubtool.core.progress import Reporter
 from hubtool.data import scan, tables, targets
 from hubtool.data.kept import Kept
+from hubtool.data.looks import SIZE_BYTES, Looks
 from hubtool.data.pool import Pool, slots_for
 from hubtool.data.scan import Listing, Row
 from hubtool.data.worker import raise_error
@@ -78,10 +79,11 @@ def index_for_evaluation(
     reporter: Reporter,
     prefer: Sequence[str] = (),
     kept: Kept | None = None,
+    looks: Looks | None = None,
 ) -> DataManifest:
     """The same for a trained model: targets by its ``classes``; one split ``data``, or the splits the data has.
 
-    ``prefer`` names splits: the first of them that is there is the only one that is read.
+    ``prefer`` names splits: the first of them that is there is the only one that is read. ``looks`` takes how each picture looks.
     """
     listing = _read_listing(root, task, labels, reporter)
     if prefer:
@@ -92,12 +94,23 @@ def index_for_evaluation(
         )
     for row in listing.rows:
         targets.target_of(row, classes, task)
-    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter, kept)
+    files = check_files(root, [row.path for row in listing.rows], in_chans, num_workers, reporter, kept, looks)
     skipped = _skip(files, 0, reporter)
     rows_of: dict[str, list[Row]] = defaultdict(list)
     for row in listing.rows:
         rows_of[row.split or "data"].append(row)
     return _manifest(classes, rows_of, files, skipped, task, 0)
+
+
+def other_splits(
+    root: Path, split: str, *, task: TaskName, labels: str, reporter: Reporter
+) -> dict[str, tuple[str, ...]]:
+    """The pictures of the splits besides ``split``, by their paths; nothing is opened."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for row in _read_listing(root, task, labels, reporter).rows:
+        if (row.split or "data") != split:
+            paths[row.split or "data"].append(row.path)
+    return {name: tuple(found) for name, found in sorted(paths.items())}
 
 
 def _one_split(listing: Listing, prefer: Sequence[str]) -> Listing:
@@ -115,12 +128,13 @@ def check_files(
     num_workers: int,
     reporter: Reporter,
     kept: Kept | None = None,
+    looks: Looks | None = None,
 ) -> dict[str, File]:
     """Read, hash and decode every file, in parallel. Raises DataError for one that cannot be read."""
     files: dict[str, File] = {}
     num_workers = min(num_workers, len(paths) // 8)  # a worker costs what twenty small pictures do
-    slot_bytes = kept.frame.size_bytes if kept else 0
-    num_slots = slots_for(num_workers, slot_bytes) if kept else 0
+    slot_bytes = (kept.frame.size_bytes if kept else 0) + (SIZE_BYTES if looks is not None else 0)
+    num_slots = slots_for(num_workers, slot_bytes) if slot_bytes else 0
     with (
         Pool(num_workers, slot_bytes=slot_bytes, num_slots=num_slots) as pool,
         reporter.task("checking pictures", len(paths), "pictures") as bar,
@@ -129,7 +143,7 @@ def check_files(
         for path in paths:
             while position < len(paths) and pool.num_waiting < pool.capacity:
                 frame = kept.frame if kept and not kept.is_full else None
-                pool.submit(["check", str(root / paths[position]), in_chans, frame])
+                pool.submit(["check", str(root / paths[position]), in_chans, frame, looks is not None])
                 position += 1
             found, slot = pool.take()
             raise_error(found, path)
@@ -139,6 +153,8 @@ def check_files(
             )
             if kept and not kept.is_full and not found.get("bad"):
                 kept.add(found["sha256"], slot)
+            if looks is not None and not found.get("bad"):
+                looks.add(found["sha256"], slot)
             bar.advance()
     return files
 

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from hubtool.core.errors import DataError, HubtoolError, SecurityError, UsageError
-from hubtool.data import crops, images, policies
+from hubtool.data import crops, images, looks, policies
 
 Request = list[Any]
 Answer = dict[str, Any]
@@ -24,7 +24,8 @@ _MAX_TEXT = 160  # an answer must stay short: hundreds of them wait in a pipe of
 
 
 def answer(request: Request, slot: memoryview) -> Answer:
-    """``["check", path, in_chans, frame]`` decodes and says what it found; a frame, if not None, fills the slot.
+    """``["check", path, in_chans, frame, is_looked_at]`` decodes and says what it found; a frame, if not None, fills the slot,
+    and the picture's look, if asked for, stands at the slot's end.
 
     ``["pixels", path, sha256, frame, policy, seed]`` fills the slot; ``policy`` None is plain preprocessing.
     """
@@ -42,7 +43,7 @@ def raise_error(found: Answer, where: str) -> None:
         raise _ERRORS[name](code, what, where=where, do=do)
 
 
-def _check(slot: memoryview, path: str, in_chans: int, frame: list[Any] | None) -> Answer:
+def _check(slot: memoryview, path: str, in_chans: int, frame: list[Any] | None, is_looked_at: bool) -> Answer:
     data = images.read_picture(path)
     found: Answer = {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
     try:
@@ -54,6 +55,8 @@ def _check(slot: memoryview, path: str, in_chans: int, frame: list[Any] | None) 
     if frame is not None:
         place = crops.Frame._make(frame)
         slot[: place.size_bytes] = crops.plain(image, place).tobytes()
+    if is_looked_at:
+        slot[-looks.SIZE_BYTES :] = looks.look(image)
     return found | {"applied": applied}
 
 

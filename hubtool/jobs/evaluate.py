@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from hubtool.core.errors import UsageError
 from hubtool.core.files import publish_dir, safe_walk, write_inside
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.data.pool import default_workers
+from hubtool.jobs import copies
 from hubtool.jobs.predict import Device, opened, run_model
-from hubtool.jobs.target import Loaded, find_target, label_of
+from hubtool.jobs.target import Loaded, find_target
 from hubtool.records import metrics
 from hubtool.records.backbone import FileDigest
 from hubtool.records.dataset import DataManifest, Sample
 from hubtool.records.evidence import Predictions
-from hubtool.records.reports import EvaluateReport, Evaluation, Suspicion, Twin
+from hubtool.records.reports import EvaluateReport, Evaluation, Lookalikes, Suspicion, Twin
 from hubtool.records.rundir import RunDir
 
 _PREFERRED = ("test", "val", "data", "train")
@@ -39,14 +39,16 @@ def evaluate(
 
     The classes are the model's; the table of labels is the one of its recipe where the directory has it. For binary the
     threshold is the one that was chosen on the model's own validation split. ``out`` is a new directory for the evidence:
-    predictions, metrics with intervals, likely label errors, duplicates, plots.
+    predictions, metrics with intervals, likely label errors, duplicates (equal bytes, and what likely is the same picture
+    in another file, also in the run's own data where that is here), plots.
     """
     if find_target(target).kind == "backbone":
         raise UsageError(
             "E-TARGET-BACKBONE", f"{target!a} is a backbone and knows no classes of yours", do="finetune it first"
         )
     from hubtool.data.kept import Kept
-    from hubtool.data.splits import index_for_evaluation
+    from hubtool.data.looks import Looks
+    from hubtool.data.splits import index_for_evaluation, other_splits
 
     data = Path(data).expanduser()
     out = _checked(Path(out).expanduser(), data) if out is not None else None
@@ -54,17 +56,21 @@ def evaluate(
     with opened(target, hub=hub, reporter=reporter) as model, Kept(model.loaded.preprocess) as kept:
         loaded = model.loaded
         assert model.directory is not None
-        table = RunDir(model.directory).resolved().data.labels
+        made = RunDir(model.directory)
+        table = made.resolved().data.labels
+        labels = table if (data / table).is_file() else "folders"
+        looks = None if out is None else Looks()
         manifest = index_for_evaluation(
             data,
             classes=loaded.classes,
             task=loaded.task,
-            labels=table if (data / table).is_file() else "folders",
+            labels=labels,
             in_chans=loaded.preprocess.in_chans,
             num_workers=workers,
             reporter=reporter,
             prefer=(split,) if split else _PREFERRED,
             kept=kept,
+            looks=looks,
         )
         ((chosen, samples),) = manifest.splits.items()
         found = run_model(
@@ -80,9 +86,20 @@ def evaluate(
         )
         measured = metrics.compute(loaded.task, found.logits_NK, found.targets, threshold=loaded.threshold)
         evaluation = None
-        if out is not None:
+        if out is not None and looks is not None:
+            elsewhere = copies.look_elsewhere(
+                made,
+                data,
+                chosen,
+                other_splits(data, chosen, task=loaded.task, labels=labels, reporter=SILENT),
+                in_chans=loaded.preprocess.in_chans,
+                num_workers=workers,
+                reporter=reporter,
+            )
+            found_twins = copies.twins(chosen, samples, loaded.classes, made.data(), elsewhere)
+            alike = copies.lookalikes(chosen, samples, looks, elsewhere, reporter)
             reporter.say(f"evidence goes to {out}")
-            evaluation = _write(out, RunDir(model.directory), loaded, data, manifest, found)
+            evaluation = _write(out, made, loaded, data, manifest, found, found_twins, alike)
     return EvaluateReport(
         target=target,
         split=chosen,
@@ -105,7 +122,14 @@ def _checked(out: Path, data: Path) -> Path:
 
 
 def _write(
-    out: Path, made: RunDir, loaded: Loaded, data: Path, manifest: DataManifest, found: Predictions
+    out: Path,
+    made: RunDir,
+    loaded: Loaded,
+    data: Path,
+    manifest: DataManifest,
+    found: Predictions,
+    twins: tuple[Twin, ...],
+    lookalikes: Lookalikes,
 ) -> Evaluation:
     """Everything in one rename; ``made`` is the run or package that the model is of."""
     from hubtool.data.images import open_rgb
@@ -133,7 +157,8 @@ def _write(
             threshold=threshold,
             metrics=intervals(task, found, threshold=threshold),
             suspicions=_suspicions(loaded, samples, found),
-            twins=_twins(split, samples, classes, made.data()),
+            twins=twins,
+            lookalikes=lookalikes,
             files=tuple(
                 FileDigest(path=name, size_bytes=path.stat().st_size, sha256=sha256_file(path))
                 for name, path in sorted(safe_walk(temp))
@@ -161,26 +186,3 @@ def _suspicions(loaded: Loaded, samples: tuple[Sample, ...], found: Predictions)
 
 def _said(label: str, applies: int) -> str:
     return label if applies else f"not {label}"
-
-
-def _twins(
-    split: str, samples: tuple[Sample, ...], classes: tuple[str, ...], made_with: DataManifest
-) -> tuple[Twin, ...]:
-    """Pictures that stand twice in what was evaluated, or in another split that the model was trained or chosen on."""
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.sha256].append(sample)
-    splits_of: dict[str, list[str]] = defaultdict(list)
-    for name in {"train", "val"} - {split}:
-        for digest in {sample.sha256 for sample in made_with.splits.get(name, ())} & groups.keys():
-            splits_of[digest].append(name)
-    return tuple(
-        Twin(
-            sha256=digest,
-            paths=tuple(str(sample.path) for sample in group),
-            given=tuple(dict.fromkeys(label_of(sample, classes) for sample in group)),
-            splits=tuple(sorted(splits_of[digest])),
-        )
-        for digest, group in sorted(groups.items())
-        if len(group) > 1 or digest in splits_of
-    )

@@ -91,9 +91,10 @@ def compare(runs: Sequence[Path], *, plot: Path | None = None) -> Comparison:
     names = _names(places)
     judged = [_judged(place, name) for place, name in zip(places, names, strict=True)]
     pairs = []
-    for name, other in zip(names[1:], judged[1:], strict=True):
+    for place, name, other in zip(places[1:], names[1:], judged[1:], strict=True):
         if judged[0] is None or other is None:
-            pairs.append(Pair(first=names[0], second=name, split="", reason="a run is not finished: no evidence yet"))
+            reason = _no_evidence(places[0] if judged[0] is None else place)
+            pairs.append(Pair(first=names[0], second=name, split="", reason=reason))
         else:
             pairs.append(pair(judged[0], other))
     return Comparison(
@@ -216,6 +217,12 @@ def _names(places: Sequence[RunDir]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(place.path) for place in places]
 
 
+def _no_evidence(place: RunDir) -> str:
+    if place.is_finished:
+        return f"the evidence of {place.path.name} is gone"
+    return f"{place.path.name} is not finished: no evidence yet"
+
+
 def _judged(place: RunDir, name: str) -> Judged | None:
     from hubtool.records.evidence import Predictions
     from hubtool.tracking.flips import Judged
@@ -224,6 +231,8 @@ def _judged(place: RunDir, name: str) -> Judged | None:
         return None
     result, data, resolved = place.result(), place.data(), place.resolved()
     split = result.claims[0].split
+    if not (place.path / place.evidence(split)).is_file():
+        return None
     return Judged(
         name=name,
         task=resolved.task,

@@ -169,12 +169,42 @@ class Suspicion(Record):
 
 class Twin(Record):
     """A picture that stands more than once, byte for byte: under ``paths`` of what was evaluated, and in the ``splits`` that
-    the model was trained and chosen on. ``given`` are its labels, more than one where they contradict each other."""
+    the model was trained and chosen on. ``given`` are its labels, more than one where they contradict each other.
+    ``beside`` are other splits of the evaluated directory that have it too."""
 
     sha256: Sha256
     paths: tuple[str, ...]
     given: tuple[str, ...]
     splits: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+class Lookalike(Record):
+    """A picture of what was evaluated that is likely ``like`` under another encoding, size or EXIF; the bytes differ.
+
+    ``of``: ``like`` stands in the evaluated directory, or in the data that the model was trained and chosen on. ``distance``
+    is the share of the difference hash's bits that differ.
+    """
+
+    sha256: Sha256
+    path: str
+    like: str
+    like_sha256: Sha256
+    of: Literal["evaluated", "model"]
+    split: str
+    distance: float
+
+
+class Lookalikes(Record):
+    """``pairs`` has each picture's likeliest one in each split. ``limit`` is the largest distance that counts, ``compared``
+    the splits that were looked through, ``unknown`` why the model's own data was not, or not wholly; ``num_even`` counts
+    pictures of too few features to be told apart."""
+
+    pairs: tuple[Lookalike, ...]
+    limit: float
+    compared: tuple[str, ...]
+    unknown: str = ""
+    num_even: int = 0
 
 
 EVALUATION_SCHEMA: Literal["hubtool/evaluation/v1"] = "hubtool/evaluation/v1"
@@ -197,6 +227,7 @@ class Evaluation(Record):
     metrics: dict[str, Measured]
     suspicions: tuple[Suspicion, ...]
     twins: tuple[Twin, ...]
+    lookalikes: Lookalikes | None = None
     files: tuple[FileDigest, ...]
 
 

@@ -55,7 +55,7 @@ def overlaid(runs: Mapping[str, Iterable[Event]], path: Path, *, metric: str) ->
         axes = fig.subplots(1, max(1, len(tags)), squeeze=False)[0]
         for axis, tag in zip(axes, tags, strict=False):
             lines = [(name, s[f"{tag}/val"]) for name, s in series.items() if f"{tag}/val" in s]
-            _draw_lines(axis, [Curve(label=name, xs=xs, ys=ys) for name, (xs, ys) in lines])
+            _draw_lines(axis, [Curve(label=shorten(name, 60), xs=xs, ys=ys) for name, (xs, ys) in lines])
             axis.set_title(f"validation {tag}")
             axis.set_xlabel("optimizer step")
             axis.set_ylabel("share" if tag in SHARES else tag)

@@ -84,8 +84,8 @@ def roc(positives_NK: Array, scores_NK: Array, classes: Sequence[str], path: Pat
         _draw_ranking(axis, roc_points, positives_NK, scores_NK, classes, is_rising=True)
         axis.set_xlabel("false positive rate")
         axis.set_ylabel("true positive rate")
-        axis.set_title("ROC, one class against the rest" if len(classes) > 1 else f"ROC of {classes[0]}")
-        axis.legend(loc="lower right")
+        axis.set_title("ROC, one class against the rest" if len(classes) > 1 else f"ROC of {shorten(classes[0], 30)}")
+        _legend(axis, "lower right")
     return written(path)
 
 
@@ -99,9 +99,9 @@ def precision_recall(positives_NK: Array, scores_NK: Array, classes: Sequence[st
         axis.set_title(
             "precision and recall, one class against the rest"
             if len(classes) > 1
-            else f"precision and recall of {classes[0]}"
+            else f"precision and recall of {shorten(classes[0], 24)}"
         )
-        axis.legend(loc="lower left")
+        _legend(axis, "lower left")
     return written(path)
 
 
@@ -126,6 +126,12 @@ def _draw_ranking(
         axis.plot([], [], color=PALE, linewidth=0.9, label=f"the other {len(lines) - len(hardest)} classes")
     axis.set_xlim(-0.01, 1.01)
     axis.set_ylim(-0.01, 1.03)
+
+
+def _legend(axis: Any, place: str) -> None:
+    """Where every picture is of one class, no class can be ranked and there is nothing to name."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc=place)
 
 
 def _mean_height(xs: Array, ys: Array) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,8 @@ def figure(width: float, height: float, path: Path, *, is_laid_out: bool = False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Names in a script that the font lacks are boxes; a warning for each letter would help nobody.
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
     with matplotlib.rc_context(_RC):
         fig: Any = Figure(figsize=(width, height), dpi=DPI, layout=None if is_laid_out else "constrained")
         FigureCanvasAgg(fig)
@@ -90,8 +93,10 @@ def written(path: Path) -> tuple[Path, Path]:
 
 
 def shorten(text: str, num_chars: int) -> str:
-    """Cut in the middle: the ends of class names tell them apart."""
-    if len(text) <= num_chars:
-        return text
-    head = (num_chars - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"
+    """A name as matplotlib shows it: cut in the middle, as the ends of class names tell them apart. A control character is a
+    space; ``$`` begins no formula, and ``_`` at the start hides nothing from a legend."""
+    text = "".join(char if char.isprintable() else " " for char in text)
+    if len(text) > num_chars:
+        head = (num_chars - 1) // 2
+        text = f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

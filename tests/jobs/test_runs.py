@@ -130,7 +130,15 @@ def test_what_cannot_be_paired_says_why(root: Path) -> None:
     first, second = finished_run(root / "a"), finished_run(root / "b", is_finished=False)
     pair = runs.compare([first.path, second.path]).pairs[0]
     assert pair.p_value is None
-    assert "not finished" in pair.reason
+    assert pair.reason == "b is not finished: no evidence yet"
+
+
+def test_a_run_whose_evidence_is_gone_does_not_keep_the_others_from_being_compared(root: Path) -> None:
+    places = [finished_run(root / name, seed=seed) for seed, name in enumerate("abc", start=1)]
+    (places[1].path / places[1].evidence("val")).unlink()
+    compared = runs.compare([place.path for place in places])
+    assert [pair.reason for pair in compared.pairs] == ["the evidence of b is gone", ""]
+    assert all(row.values[0] and row.values[1] is None and row.values[2] for row in compared.metrics)
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 9), (700, 612), (0, 2000)])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hubtool.core.errors import StorageError
 from hubtool.records.log import Event
-from hubtool.tracking import plots, plots_pictures
+from hubtool.tracking import plots, plots_pictures, plots_scores
 from hubtool.tracking.plots_style import shorten
 from tracking.written import scalar
 
@@ -88,3 +88,28 @@ def test_a_batch_is_shown_as_it_entered_the_model() -> None:
 def test_long_names_keep_both_ends(text: str, short: str) -> None:
     assert shorten(text, 11).startswith(short[:5])
     assert len(shorten(text, 11)) <= 11
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$ and $x$", "a\tb\nc", "_hidden", "猫", "<b>&amp;", "x" * 300])
+def test_any_name_of_a_class_can_be_drawn(name: str, tmp_path: Path) -> None:
+    """A warning would fail it: they are errors here."""
+    positives, scores = np.eye(2, dtype=bool)[[0, 1, 0, 1]], np.random.default_rng(0).random((4, 2))
+    classes = (name, "other")
+    made = [
+        *plots_scores.roc(positives, scores, classes, tmp_path / "roc.png"),
+        *plots_scores.precision_recall(positives[:, :1], scores[:, :1], [name], tmp_path / "pr.png"),
+        *plots_scores.per_class(np.array([1, 0]), np.array([2, 2]), classes, tmp_path / "bars.png"),
+        *plots.confusion_matrix(np.eye(2, dtype=int), classes, tmp_path / "matrix.png"),
+    ]
+    assert all(path.stat().st_size > 1000 for path in made)
+
+
+def test_pictures_of_one_class_alone_have_curves_without_a_legend(tmp_path: Path) -> None:
+    positives = np.eye(2, dtype=bool)[[0, 0, 0]]
+    scores = np.random.default_rng(0).random((3, 2))
+    for draw in (plots_scores.roc, plots_scores.precision_recall):
+        assert all(path.is_file() for path in draw(positives, scores, ("a", "b"), tmp_path / "x.png"))
+
+
+def test_runs_of_any_name_are_laid_over_each_other(tmp_path: Path) -> None:
+    assert plots.overlaid({r"$\frac{$": events(), "_b": events()}, tmp_path / "over.png", metric="top1")[0].is_file()
