@@ -30,6 +30,7 @@ _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes and runs are no formulas
     "axes.labelcolor": INK,
     "axes.titlesize": 10.0,
     "axes.titlelocation": "left",

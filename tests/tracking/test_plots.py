@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from hubtool.core.errors import StorageError
 from hubtool.records.log import Event
-from hubtool.tracking import plots, plots_pictures
+from hubtool.tracking import plots, plots_pictures, plots_scores
 from hubtool.tracking.plots_style import shorten
 from tracking.written import scalar
 
@@ -88,3 +89,34 @@ def test_a_batch_is_shown_as_it_entered_the_model() -> None:
 def test_long_names_keep_both_ends(text: str, short: str) -> None:
     assert shorten(text, 11).startswith(short[:5])
     assert len(shorten(text, 11)) <= 11
+
+
+FORMULA = r"$\foo$"
+
+
+def _pictures(path: Path, name: str) -> tuple[Path, Path]:
+    image = Image.new("RGB", (8, 8))
+    shown = plots_pictures.Shown(image=image, truth=name, predicted=name, confidence=0.5, is_right=False, note=name)
+    return plots_pictures.predictions([shown], path, title=name)
+
+
+POSITIVES, SCORES = np.asarray([[1, 0], [0, 1], [1, 0]]), np.asarray([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+NAMED: dict[str, Callable[[Path, str], tuple[Path, Path]]] = {
+    "curves": lambda path, name: plots.curves(events(), path, title=name),
+    "overlaid": lambda path, name: plots.overlaid({name: events(), "b": events()}, path, metric="top1"),
+    "confusion": lambda path, name: plots.confusion_matrix(np.asarray([[5, 1], [2, 4]]), [name, "b"], path, title=name),
+    "large confusion": lambda path, name: plots.confusion_matrix(np.full((30, 30), 2), [name] * 30, path),
+    "per class": lambda path, name: plots_scores.per_class(np.asarray([1, 2]), np.asarray([3, 3]), [name, "b"], path),
+    "ROC": lambda path, name: plots_scores.roc(POSITIVES, SCORES, [name, "b"], path),
+    "ROC of one": lambda path, name: plots_scores.roc(POSITIVES[:, :1], SCORES[:, :1], [name], path),
+    "precision": lambda path, name: plots_scores.precision_recall(POSITIVES, SCORES, [name, "b"], path),
+    "precision of one": lambda path, name: plots_scores.precision_recall(POSITIVES[:, :1], SCORES[:, :1], [name], path),
+    "regression": lambda path, name: plots_scores.regression(SCORES, SCORES[::-1], [name, "b"], path),
+    "predictions": _pictures,
+}
+
+
+@pytest.mark.parametrize("plot", NAMED)
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path, plot: str) -> None:
+    _, svg = NAMED[plot](tmp_path / "plot.png", FORMULA)
+    assert FORMULA in svg.read_text(), "it stands there as it is"
