@@ -196,6 +196,7 @@ def _run(code: str, library: str) -> str:
             exec(compile(code, f"<{library} snippet>", "exec"), names)
         except (
             HubtoolError,
+            SyntaxError,
             RuntimeError,
             ValueError,
             TypeError,
