@@ -33,11 +33,11 @@ def listed(call: Call) -> Response:
             "oid": pointer.oid,
             "filename": path,
             "size": pointer.size_bytes,
-            "pushedAt": iso(repo.object_age(pointer.oid)),
+            "pushedAt": iso(age),
             "ref": at_tips.get(pointer.oid),
         }
-        for pointer, path in history.pointers(repo.path).items()
-        if repo.has_object(pointer.oid)
+        for pointer, path in history.known_pointers(repo.path).items()
+        if (age := repo.object_age(pointer.oid)) is not None
     ]
     found.sort(key=lambda item: (str(item["pushedAt"]), str(item["oid"])), reverse=True)
     start, limit = call.number("cursor", 0, 1 << 40), max(1, call.number("limit", _MAX_FILES))

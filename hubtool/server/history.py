@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from hubtool.core.errors import ConflictError
@@ -19,6 +21,17 @@ def pointers(
 ) -> dict[Pointer, str]:
     """Every pointer in the whole history, with a path it stands at; with ``heads``, in what they bring that is new."""
     return {pointer: path for _, pointer, path in _pointer_blobs(directory, heads, env)}
+
+
+def known_pointers(directory: Path) -> dict[Pointer, str]:
+    """``pointers`` of the whole history, remembered until a ref moves. The caller changes nothing in it."""
+    state = run_git(directory, "for-each-ref", "--format=%(objectname) %(refname)")
+    return _pointers_at(directory, hashlib.sha256(state).digest())
+
+
+@lru_cache(maxsize=32)
+def _pointers_at(directory: Path, _state: bytes) -> dict[Pointer, str]:
+    return pointers(directory)
 
 
 def _pointer_blobs(

@@ -12,7 +12,7 @@ from hubtool.core.errors import ConflictError
 from hubtool.core.ids import Oid, RepoId
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.gitprocess import run_git
-from hubtool.server.history import drop_files, pointers
+from hubtool.server.history import drop_files, known_pointers, pointers
 from hubtool.server.store import Store
 from hubtool.server.upkeep import fsck
 from tests.server.clients import Client, Http, commit_lines
@@ -195,4 +195,20 @@ def test_a_ref_that_cannot_be_written_anew_is_named_and_nothing_changes(net: Htt
     assert run_git(repo.path, "for-each-ref") == before
     reply = net("POST", "/api/models/lab/net/lfs-files/batch", {"deletions": {"sha": [oid]}})
     assert reply.status == 409 and repo.has_object(Oid(oid))
+    store.close()
+
+
+def test_the_history_is_read_once_until_a_ref_moves(net: Http, root: Path) -> None:
+    first = send(net, "lab/net", b"one" * 99)
+    commit(net, "lab/net", pointer("w.bin", first))
+    store = Store(root)
+    repo = store.repos.find("models", RepoId("lab/net"))
+    once = known_pointers(repo.path)
+    assert known_pointers(repo.path) is once
+    second = send(net, "lab/net", b"two" * 99)
+    commit(net, "lab/net", pointer("v.bin", second))
+    assert {item["oid"] for item in net("GET", "/api/models/lab/net/lfs-files").json} == {first, second}
+    repo.unlink_object(Oid(second))
+    assert repo.object_age(Oid(second)) is None
+    assert [item["oid"] for item in net("GET", "/api/models/lab/net/lfs-files").json] == [first]
     store.close()
