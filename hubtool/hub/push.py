@@ -7,7 +7,6 @@ same commit; files that no package listed are left alone.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,7 +35,6 @@ from hubtool.records.reports import PushPlan
 from hubtool.records.run import Result
 
 # What a hub, a client or a reproduction leaves in a package's directory: not part of it.
-_NOT_OF_IT = re.compile(r"\.gitattributes|\.cache/huggingface/.*|reproductions/.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ def package_files(package: Path) -> tuple[FileDigest, ...]:
     for name, _ in safe_walk(package):
         if (package / name).is_symlink():
             raise SecurityError("E-PATH-LINK", "a link in the package", where=name, do="put the file itself there")
-        if name not in listed and name != MANIFEST_NAME and not _NOT_OF_IT.fullmatch(name):
+        if name not in listed and name != MANIFEST_NAME and not reproductions.BESIDE.fullmatch(name):
             raise IntegrityError(
                 "E-PACKAGE-UNLISTED", f"{name} is not on the manifest", where=str(package), do="pack again"
             )

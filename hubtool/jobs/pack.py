@@ -184,7 +184,6 @@ def _run_snippets(
 
 def _run(code: str, library: str) -> str:
     """What the program prints. Raises IntegrityError when it fails: such a card would mislead."""
-    program = compile(code, f"<{library} snippet>", "exec")
     names: dict[str, Any] = {"__name__": "__snippet__"}
     with (
         contextlib.redirect_stdout(io.StringIO()) as output,
@@ -194,9 +193,10 @@ def _run(code: str, library: str) -> str:
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
-            exec(program, names)
+            exec(compile(code, f"<{library} snippet>", "exec"), names)
         except (
             HubtoolError,
+            SyntaxError,
             RuntimeError,
             ValueError,
             TypeError,

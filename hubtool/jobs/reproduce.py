@@ -98,7 +98,7 @@ def _publish(attempt: Attempt, record: Reproduction, hub: str | None) -> str | N
     title = f"Reproduction of {record.commit[:8]}: {record.verdict.state}"
     make_dirs((attempt.package / name).parent)
     record.write(attempt.package / name)
-    with endpoint.reading(hub, reporter=reporter) as opened:
+    with endpoint.reading(hub, repo=record.repo, reporter=reporter) as opened:
         reporter.say(f"destination: {name} in {record.repo} on {opened.endpoint}")
         try:
             return attach(

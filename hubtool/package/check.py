@@ -37,8 +37,6 @@ _REQUIRED = (
     "evidence/golden.safetensors",
     "logs/metrics.jsonl",
 )
-# What a hub, its client, or a reproduction adds beside a package.
-_UNLISTED = re.compile(r"\.gitattributes|\.cache/huggingface/.*|reproductions/[a-z0-9-]{1,64}\.json")
 _PICKLE_SUFFIXES = (
     ".pkl",
     ".pickle",
@@ -127,7 +125,7 @@ def _files(manifest: PackageManifest, paths: dict[str, Path], *, is_card_true: b
         elif (digest := sha256_file(paths[path])) != wanted.sha256:
             yield _wrong(path, f"sha256 is {digest[:16]}…, {MANIFEST_NAME} says {wanted.sha256[:16]}…")
     for path in sorted(set(paths) - set(listed) - {MANIFEST_NAME}):
-        if not _UNLISTED.fullmatch(path):
+        if not reproductions.BESIDE.fullmatch(path):
             yield _wrong(path, f"the file is not listed in {MANIFEST_NAME}")
     for path in _REQUIRED:
         if path not in listed:
@@ -164,7 +162,7 @@ def _privacy(package_dir: Path, manifest: PackageManifest, paths: dict[str, Path
             yield _wrong("data.json", f"{named} file names of the data, though {MANIFEST_NAME} says there are none")
     if not manifest.has_images:
         for name, path in paths.items():
-            if name.endswith(".safetensors") or _UNLISTED.fullmatch(name):
+            if name.endswith(".safetensors") or reproductions.BESIDE.fullmatch(name):
                 continue
             is_plot = privacy.is_picture_free_plot(name)
             has_embedded = is_plot and name.endswith(".svg") and b"data:image" in path.read_bytes()

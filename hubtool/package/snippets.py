@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from hubtool.records.backbone import Library
@@ -191,6 +192,7 @@ def _own_answer(task: TaskName) -> str:
 
 def for_package(code: str, library: str, package: str, picture: str) -> str:
     """The program as it runs on a directory: the repository and the picture replaced by local paths."""
+    package, picture = (json.dumps(path, ensure_ascii=False)[1:-1] for path in (package, picture))  # between quotes
     target = f"local-dir:{package}" if library == "timm" else package
     code = code.replace(f"hf-hub:{REPO}", target).replace(f'hf_hub_download("{REPO}", ', f'"{package}/" + (')
     return code.replace(REPO, package).replace(PICTURE, picture)

@@ -122,7 +122,7 @@ def without_directory(text: str, ref: str) -> str:
     if not ref.startswith("local:"):
         return text
     name = re.escape(ref.removeprefix("local:"))
-    return re.sub(rf"""local:[^\n]*?(?<![^/:]){name}/?(?=["'\s,}}\]]|$)""", lambda _: ref, text)
+    return re.sub(rf"""local:[^\n]*?(?<![^/:]){name}(?:/\.?)*(?=["'\s,}}\]]|$)""", lambda _: ref, text)
 
 
 def overrides_of(data: bytes) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from hubtool.records.run import Result
 
 FOLDER = "reproductions"
 NAME = re.compile(r"reproductions/([0-9a-f]{16})\.json")
+# What a hub, its client, or a reproduction adds beside a package; its manifest does not list it.
+BESIDE = re.compile(rf"\.gitattributes|\.cache/huggingface/.*|{NAME.pattern}")
 MAX_BYTES = 1 << 20
 REPRODUCED: tuple[State, ...] = ("exact", "within tolerance")
 
@@ -82,6 +84,8 @@ def contradiction(record: Reproduction) -> str | None:
     if verdict.numerics_differ != differences(verdict.claimed_numerics, verdict.measured_numerics):
         return "the numerics differ otherwise than it says"
     best = overall(verdict.claims, weights_equal=is_equal, numerics_differ=verdict.numerics_differ)
+    if best == "exact" and verdict.findings:
+        best = "within tolerance"
     return f"it says {verdict.state}, its claims give {best}" if _RANK[verdict.state] < _RANK[best] else None
 
 

@@ -66,7 +66,7 @@ _EDGE = re.compile(rb"\(\?<?!\[[^]]*\]\)")
 _BINARY_RULES = tuple((name, re.compile(_EDGE.sub(b"", shape))) for name, shape in _SHAPES)
 # One pass that tells whether any rule is worth trying: a piece of text that each needs.
 _ANY = re.compile(
-    rb"hf_|api_org_|hth_|wandb|w&b|weights|key|token|password|AKIA|ASIA|aws|PRIVATE KEY|://|gh[pousr]_|github_pat_|glpat-|xox|AIza"
+    rb"hf_|api_org_|wandb|w&b|weights|key|token|password|AKIA|ASIA|aws|PRIVATE KEY|://|gh[pousr]_|github_pat_|glpat-|xox|AIza"
     rb"|AccountKey|sk-|npm_|pypi-|authorization|eyJ",
     re.IGNORECASE,
 )

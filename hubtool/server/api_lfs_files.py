@@ -33,11 +33,11 @@ def listed(call: Call) -> Response:
             "oid": pointer.oid,
             "filename": path,
             "size": pointer.size_bytes,
-            "pushedAt": iso(repo.object_age(pointer.oid)),
+            "pushedAt": iso(age),
             "ref": at_tips.get(pointer.oid),
         }
-        for pointer, path in history.pointers(repo.path).items()
-        if repo.has_object(pointer.oid)
+        for pointer, path in history.known_pointers(repo.path).items()
+        if (age := repo.object_age(pointer.oid)) is not None
     ]
     found.sort(key=lambda item: (str(item["pushedAt"]), str(item["oid"])), reverse=True)
     start, limit = call.number("cursor", 0, 1 << 40), max(1, call.number("limit", _MAX_FILES))
@@ -46,7 +46,7 @@ def listed(call: Call) -> Response:
 
 
 def remove(call: Call) -> Any:
-    """Take large files out of the whole history of all branches and tags; from then on they are not served."""
+    """Take large files out of the whole history of all refs; from then on they are not served."""
     deletions = call.body.get("deletions")
     if not isinstance(deletions, dict) or not isinstance(deletions.get("sha"), list):
         raise Refusal(400, "The field 'deletions' holds a list 'sha'", code="E-HUB-FIELD")
@@ -56,9 +56,11 @@ def remove(call: Call) -> Any:
     oids = {_oid_of_this(call.repo, text) for text in _bounded(deletions["sha"])}
     history.drop_files(call.repo.git, oids)
     with call.store.objects.collecting():
-        kept = {pointer.oid for pointer in history.pointers(call.repo.path)}
+        kept = oids & {pointer.oid for pointer in history.pointers(call.repo.path)}
         for oid in oids - kept:
             call.repo.unlink_object(oid)
+    for oid in sorted(kept):
+        raise Refusal(409, f"{oid} came into the history again meanwhile", code="E-HUB-RACE")
     return {"success": True}
 
 

@@ -21,7 +21,7 @@ from hubtool.core.errors import HubtoolError, NotFoundError, from_os_error
 from hubtool.core.ids import RepoId
 from hubtool.server import api_commits, api_files, api_lfs_files, api_repos, git_http, lfs, pages, unsupported, xet
 from hubtool.server.access import CHALLENGE, Access, Rule
-from hubtool.server.bodies import parse_json, read_body, skip_body
+from hubtool.server.bodies import parse_json, read_body
 from hubtool.server.call import Call, Route, Site
 from hubtool.server.edge import Edge
 from hubtool.server.gitprocess import close_processes
@@ -118,8 +118,6 @@ def _door(route: Route, store: Store, access: Access, site: Site) -> StarletteRo
             await run_in_threadpool(enter, request, None)  # refuse before a byte of the body is read
             return await run_in_threadpool(answer, request, await read_body(request, route.body_bytes))
         except Refusal as refusal:
-            if refusal.status == MOVED:
-                await skip_body(request, site.limits.commit_body_bytes)
             return _refused(refusal)
         except HubtoolError as error:
             return _refused(from_error(error))

@@ -48,18 +48,6 @@ async def read_body(request: Request, limit: int = MAX_JSON_BYTES) -> bytes:
     return bytes(body)
 
 
-async def skip_body(request: Request, limit: int) -> None:
-    """Let a client that speaks before it listens finish, so that it comes to read the answer."""
-    total = 0
-    try:
-        async for chunk in request.stream():
-            total += len(chunk)
-            if total > limit:
-                return
-    except ClientDisconnect:
-        return
-
-
 def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object; an empty body is an empty one. Raises Refusal 400."""
     try:

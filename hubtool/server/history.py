@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
+from hubtool.core.errors import ConflictError
 from hubtool.core.ids import Oid
 from hubtool.server.gitdir import HIDDEN_REFS, NO_SHA, GitDir
 from hubtool.server.gitprocess import run_git
@@ -20,6 +23,17 @@ def pointers(
     return {pointer: path for _, pointer, path in _pointer_blobs(directory, heads, env)}
 
 
+def known_pointers(directory: Path) -> dict[Pointer, str]:
+    """``pointers`` of the whole history, remembered until a ref moves. The caller changes nothing in it."""
+    state = run_git(directory, "for-each-ref", "--format=%(objectname) %(refname)")
+    return _pointers_at(directory, hashlib.sha256(state).digest())
+
+
+@lru_cache(maxsize=32)
+def _pointers_at(directory: Path, _state: bytes) -> dict[Pointer, str]:
+    return pointers(directory)
+
+
 def _pointer_blobs(
     directory: Path, heads: Iterable[str] | None = None, env: dict[str, str] | None = None
 ) -> Iterator[tuple[bytes, Pointer, str]]:
@@ -31,7 +45,7 @@ def _pointer_blobs(
     for sha, data in _contents(directory, small, env):
         pointer = parse_pointer(data)
         if pointer is not None:
-            yield sha, pointer, paths[sha].decode("utf-8", "replace")
+            yield sha, pointer, (paths[sha] or sha).decode("utf-8", "replace")
 
 
 def _blob_paths(directory: Path, heads: Iterable[str] | None, env: dict[str, str] | None) -> dict[bytes, bytes]:
@@ -39,7 +53,7 @@ def _blob_paths(directory: Path, heads: Iterable[str] | None, env: dict[str, str
     text = None if heads is None else "".join(f"{head}\n" for head in heads).encode()
     listed = run_git(directory, "rev-list", "--objects", "--filter=object:type=blob", *span, stdin=text, env=env)
     rows = (line.partition(b" ") for line in listed.splitlines())
-    return {sha: path for sha, _, path in rows if path}
+    return {sha: path for sha, _, path in rows}  # what a ref names itself has no path
 
 
 def _is_small_blob(line: bytes) -> bool:
@@ -60,33 +74,48 @@ def _contents(directory: Path, shas: list[bytes], env: dict[str, str] | None) ->
 
 
 def drop_files(git: GitDir, oids: set[Oid]) -> None:
-    """Write every branch and tag anew without the large files ``oids``; commits before them keep their names.
+    """Write every ref anew without the large files ``oids``.
+
+    Commits before them keep their names, as far as none is signed: a signature does not outlive the writing, so a
+    signed commit and those after it get other names.
 
     The new history is made beside the repository, fetched into it below a hidden name, and put in place by one
-    compare-and-swap of all refs. Raises ConflictError when one of them moved meanwhile; nothing has changed then.
+    compare-and-swap of all refs. Raises ConflictError when one of them moved meanwhile, or is none that can be written
+    anew (it names a lone file, or a tag outside of refs/tags); nothing has changed then.
     """
     doomed = {sha for sha, pointer, _ in _pointer_blobs(git.path) if pointer.oid in oids}
     if not doomed:
         return
-    before = {ref: git.ref(ref) for ref in git.refs()}
+    before = {ref: sha for ref, sha in _refs(git.path, "refs").items() if not ref.startswith(f"{HIDDEN_REFS}/")}
     place = f"{HIDDEN_REFS}/{secrets.token_hex(12)}"
-    options = ["--no-data", "--use-done-feature", "--reencode=no", "--signed-tags=strip", "--branches", "--tags"]
-    exported = run_git(git.path, "fast-export", *options)
+    options = ["--no-data", "--use-done-feature", "--reencode=no", "--signed-tags=strip"]
+    exported = run_git(git.path, "fast-export", *options, f"--exclude={HIDDEN_REFS}/*", "--all")
     with tempfile.TemporaryDirectory(prefix="hubtool-") as folder:
         beside = Path(folder)
         run_git(beside, "init", "--quiet", "--bare", "--template=")
         (beside / "objects/info").mkdir(exist_ok=True)
         (beside / "objects/info/alternates").write_text(f"{git.path / 'objects'}\n")
         run_git(beside, "fast-import", "--quiet", "--done", stdin=b"".join(_without(exported, doomed)))
-        maps = [f"refs/{kind}/*:{place}/{kind}/*" for kind in ("heads", "tags")]
-        run_git(git.path, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", folder, *maps)
-    changes = []
-    for ref, old in before.items():
-        hidden = f"{place}/{ref.removeprefix('refs/')}"
-        new = git.ref(hidden)
-        assert new is not None and old is not None, ref
-        changes += [(ref, new, old), (hidden, NO_SHA, new)]
-    git.update_refs(changes)
+        try:
+            fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", folder, f"refs/*:{place}/*"]
+            run_git(git.path, *fetch)
+            made = {f"refs/{ref.removeprefix(place)[1:]}": sha for ref, sha in _refs(git.path, place).items()}
+            for ref in before:
+                if ref in made and made[ref].encode() not in doomed:
+                    continue
+                raise ConflictError(
+                    "E-HUB-REF", f"{ref} cannot be written without the file", do="delete that ref first"
+                )
+            git.update_refs((ref, made[ref], old) for ref, old in before.items())
+        finally:
+            git.update_refs((ref, NO_SHA, sha) for ref, sha in _refs(git.path, place).items())
+
+
+def _refs(directory: Path, below: str) -> dict[str, str]:
+    """Name → object of the refs below ``below``; those that only stand for another ref are left out."""
+    lines = run_git(directory, "for-each-ref", "--format=%(objectname) %(refname) %(symref)", below)
+    rows = [line.split(" ") for line in lines.decode("utf-8", "surrogateescape").splitlines()]
+    return {ref: sha for sha, ref, symref in rows if not symref}
 
 
 def _without(exported: bytes, doomed: set[bytes]) -> Iterator[bytes]:

@@ -57,17 +57,26 @@ def missing(repo: Repo, objects: ObjectStore, heads: list[str], env: dict[str, s
     ]
 
 
+def _say_in_one_line(kind: type[BaseException], _error: object, _trace: object) -> None:
+    """A traceback would show the hub's places to whoever pushes."""
+    sys.stderr.write(f"error[E-HUB-INTERNAL] the hub could not look through the push ({kind.__name__})\n")
+
+
 def main() -> None:
     """The hook: lines ``OLD NEW REF`` on standard input; ends with 1 to refuse them all."""
-    heads = [line.split()[1] for line in sys.stdin if len(line.split()) == 3]
+    sys.excepthook = _say_in_one_line
+    wanted = [(new, ref) for _, new, ref in map(str.split, sys.stdin) if new != NO_SHA]
+    for _, ref in wanted:
+        if not ref.startswith(("refs/heads/", "refs/tags/")):
+            sys.exit(f"error[E-HUB-REF] {ref} is no branch and no tag; this hub keeps those alone")
     path = Path.cwd()  # git starts it in the repository: ROOT/repos/KIND/OWNER/NAME.git
     kind, root = path.parents[1].name, path.parents[3]
     repo = Repo(kind, RepoId(f"{path.parent.name}/{path.name.removesuffix('.git')}"), path)
     env = {key: os.environ[key] for key in _QUARANTINE if key in os.environ}
     try:
-        absent = missing(repo, ObjectStore(root, Xorbs(root)), [head for head in heads if head != NO_SHA], env)
+        absent = missing(repo, ObjectStore(root, Xorbs(root)), [head for head, _ in wanted], env)
     except HubtoolError as error:
-        sys.exit(str(error))
+        sys.exit(f"error[{error.code}] {error.what}")
     if absent:
         lines = [f"error[E-HUB-OBJECT] {len(absent)} large files came as pointers, without their bytes:"]
         lines += [f"  {text}" for text in absent[:_MAX_NAMED]]

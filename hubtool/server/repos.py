@@ -80,9 +80,12 @@ class Repo:
             with contextlib.suppress(SecurityError):
                 yield Oid(path.parent.name + path.name)
 
-    def object_age(self, oid: Oid) -> float:
-        """When it was last shown, in seconds since 1970."""
-        return self._mark(oid).stat().st_mtime
+    def object_age(self, oid: Oid) -> float | None:
+        """When it was last shown, in seconds since 1970; None where it never was, or was taken out."""
+        try:
+            return self._mark(oid).stat().st_mtime
+        except FileNotFoundError:
+            return None
 
     # History
 

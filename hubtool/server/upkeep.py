@@ -123,7 +123,8 @@ def _collect_repo(store: Store, repo: Repo, before: float) -> None:
         if git.refs() != refs:
             return  # somebody pushed meanwhile: next time
         for oid in list(repo.objects()):
-            if oid not in wanted and repo.object_age(oid) < before:
+            age = repo.object_age(oid)
+            if oid not in wanted and age is not None and age < before:
                 repo.unlink_object(oid)
 
 

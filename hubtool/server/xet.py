@@ -123,7 +123,7 @@ def reconstruction(call: Call) -> Any:
             for term in wanted
         ],
         "fetch_info": {
-            _public_name(epoch, name): [_fetch_info(call, repo, name, start, stop) for start, stop in found]
+            _public_name(epoch, name): [_fetch_info(call, repo, oid, name, start, stop) for start, stop in found]
             for name, found in runs.items()
         },
     }
@@ -165,9 +165,9 @@ def _public_name(epoch: str, xorb: str) -> str:
     return hashlib.sha256(f"{epoch}/{xorb}".encode()).hexdigest()
 
 
-def _fetch_info(call: Call, repo: Repo, name: str, start: int, stop: int) -> dict[str, Any]:
+def _fetch_info(call: Call, repo: Repo, oid: Oid, name: str, start: int, stop: int) -> dict[str, Any]:
     low, high = call.store.xorbs.span(name, start, stop)
-    facts = {"repo": repo.key, "user": call.author, "token": call.caller.token_id}
+    facts = {"repo": repo.key, "user": call.author, "token": call.caller.token_id, "oid": oid}
     grant = call.store.signer.sign(_GET, facts | {"xorb": name, "start": low, "stop": high}, ttl_s=_TTL_S)
     return {
         "range": {"start": start, "end": stop},
@@ -177,18 +177,25 @@ def _fetch_info(call: Call, repo: Repo, name: str, start: int, stop: int) -> dic
 
 
 def get_chunks(call: Call) -> Response:
-    """The bytes of a xorb that the link is for; a xorb may hold chunks of files that the caller may not read."""
+    """The bytes of a xorb that the link is for; a xorb may hold chunks of files that the caller may not read.
+
+    So the answer does not tell how large the xorb is.
+    """
     facts = call.store.signer.check(_GET, call.query("grant"))
-    call.access.admit(call.caller, facts, Rule.READ)
+    _, repo = call.access.admit(call.caller, facts, Rule.READ)
     path = call.store.xorbs.path(facts["xorb"])
-    part = range_of(call.request, "", path.stat().st_size)
+    if not repo.has_object(Oid(facts["oid"])) or not path.exists():
+        raise Refusal(404, "Object does not exist", code="E-HUB-OBJECT")
+    part = range_of(call.request, "", MAX_XORB_BYTES)
     if part is None or part[0] < facts["start"] or part[1] > facts["stop"]:
         raise Refusal(403, "The link is for another range", code="E-HUB-SIGNATURE")
     headers = {
         "Content-Type": "application/octet-stream",
         "Content-Length": str(part[1] - part[0]),
-        "Content-Range": f"bytes {part[0]}-{part[1] - 1}/{path.stat().st_size}",
+        "Content-Range": f"bytes {part[0]}-{part[1] - 1}/*",
     }
+    if call.request.method == "HEAD":
+        return Response(None, 206, headers=headers)
     return FileSlice(path.open("rb", buffering=0), *part, 206, headers)
 
 

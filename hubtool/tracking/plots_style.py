@@ -31,6 +31,7 @@ _RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes and runs are no formulas
     "axes.labelcolor": INK,
     "axes.titlesize": 10.0,
     "axes.titlelocation": "left",
@@ -94,9 +95,9 @@ def written(path: Path) -> tuple[Path, Path]:
 
 def shorten(text: str, num_chars: int) -> str:
     """A name as matplotlib shows it: cut in the middle, as the ends of class names tell them apart. A control character is a
-    space; ``$`` begins no formula, and ``_`` at the start hides nothing from a legend."""
+    space, and ``_`` at the start hides nothing from a legend."""
     text = "".join(char if char.isprintable() else " " for char in text)
     if len(text) > num_chars:
         head = (num_chars - 1) // 2
         text = f"{text[:head]}…{text[len(text) - (num_chars - 1 - head) :]}"
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text

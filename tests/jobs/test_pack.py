@@ -15,7 +15,7 @@ from hubtool.core.files import safe_walk
 from hubtool.core.settings import BUNDLED
 from hubtool.jobs.card import card
 from hubtool.jobs.finetune import finetune
-from hubtool.jobs.pack import golden_pictures, pack
+from hubtool.jobs.pack import _run, golden_pictures, pack
 from hubtool.package import build
 from hubtool.package.snippets import PICTURE
 from hubtool.records.evidence import Golden
@@ -157,3 +157,16 @@ def test_a_secret_in_the_recipe_never_leaves(run: Path) -> None:
 
 def test_the_card_of_a_run_is_that_of_its_package() -> None:
     assert card(finished.run()) == card(finished.package())
+
+
+def test_a_package_may_lie_in_a_folder_of_any_name(run: Path, tmp_path: Path) -> None:
+    """The snippets, which name it, run there."""
+    target = tmp_path / 'a "quoted" \\name' / "package"
+    pack(run, out=target)
+    snippets = Snippets.read(target / "evidence" / "snippets.json").snippets
+    assert [s.library for s in snippets] == ["timm", "transformers", "hubtool"]
+
+
+def test_a_snippet_that_is_no_program_is_one_line() -> None:
+    with pytest.raises(IntegrityError, match="the timm snippet of the card fails: SyntaxError"):
+        _run('print("a" b")', "timm")

@@ -242,3 +242,12 @@ def test_a_persons_text_in_the_repository_survives_the_next_push(package: Path, 
 def test_it_never_writes_into_the_data(hub: str) -> None:
     with pytest.raises(UsageError):
         reproduce("me/bars", data=finished.data(), hub=hub, out=finished.data() / "again")
+
+
+def test_a_reproduction_is_published_where_the_package_came_from(
+    package: Path, hub: str, home: Path, tmp_path: Path
+) -> None:
+    push(package, "me/home", hub=hub, yes=True)  # the registry knows the hub from now on
+    report = reproduce("me/home", data=finished.data(), out=tmp_path / "again", publish=True)
+    assert report.published is not None
+    assert HfApi(endpoint=hub, token=False).model_info("me/home").sha == report.published

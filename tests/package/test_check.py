@@ -15,14 +15,17 @@ import pytest
 import safetensors.numpy
 
 from hubtool.core.digests import sha256_file
-from hubtool.core.errors import HubtoolError, NotFoundError
+from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError
+from hubtool.hub.push import package_files
 from hubtool.package import build, check
 from hubtool.package import card as cards
 from hubtool.package.tensors import packed_weights
+from hubtool.records import reproductions
 from hubtool.records.claims import judge
 from hubtool.records.environment import differences
 from hubtool.records.evidence import Predictions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
+from hubtool.records.run import Result
 from package import made
 
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
@@ -477,11 +480,26 @@ def test_what_was_said_on_the_command_line_is_part_of_the_recipe(overrides: tupl
 
 
 @pytest.mark.parametrize(
-    "name", [".gitattributes", ".cache/huggingface/download/x.metadata", "reproductions/abc-1.json"]
+    "name", [".gitattributes", ".cache/huggingface/download/x.metadata", "reproductions/0123456789abcdef.json"]
 )
 def test_what_a_hub_adds_is_no_finding(name: str, package: Path) -> None:
     add_file(name, b"{}")(package)
     assert wrong(package) == {}
+
+
+@pytest.mark.parametrize("name", ["reproductions/abc-1.json", "reproductions/0123456789ABCDEF.json", "reproductions/x"])
+def test_what_no_reproduction_is_called_is_unlisted_to_verify_and_push_alike(name: str, package: Path) -> None:
+    add_file(name, b"{}")(package)
+    assert name in wrong(package)
+    with pytest.raises(IntegrityError, match=re.escape(f"{name} is not on the manifest")):
+        package_files(package)
+
+
+def test_a_record_with_findings_is_not_exact(package: Path) -> None:
+    record, result = made.reproduction(package, findings=("the recipe differs",)), Result.read(package / "result.json")
+    assert reproductions.problem(record, result) == "it says exact, its claims give within tolerance"
+    honest = made.reproduction(package, findings=("the recipe differs",), state="within tolerance")
+    assert reproductions.problem(honest, result) is None
 
 
 def test_reproductions_are_counted_and_uncounted_ones_are_no_fault(package: Path) -> None:

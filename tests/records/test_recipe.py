@@ -84,6 +84,9 @@ def test_the_overrides_at_the_end_of_a_runs_recipe_are_those_that_were_applied()
         ("backbone: {ref: 'local:../secret place/net/', pretrained: true}\n", "backbone: {ref: 'local:net', pretrained: true}\n"),
         ("backbone: x\n# on the command line: backbone=local:~/net\n", "backbone: x\n# on the command line: backbone=local:net\n"),
         ("backbone: local:net\n", "backbone: local:net\n"),
+        ("backbone: local:../proj/net/.\n", "backbone: local:net\n"),
+        ("backbone: 'local:/home/me/net//./'\n", "backbone: 'local:net'\n"),
+        ("backbone: local:/home/net/.cache/net\n", "backbone: local:net\n"),
     ],
 )  # fmt: skip
 def test_others_see_no_directory_of_this_machine(written: str, seen: str) -> None:

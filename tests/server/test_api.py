@@ -71,6 +71,18 @@ def test_create_again_is_409_with_the_url_the_client_reads(net: Http, shared: Em
     assert reply.status == 409 and reply.json["url"] == f"{shared.url}/lab/net", "names differ by more than case"
 
 
+def test_a_moved_repository_redirects_before_the_body_is_sent(net: Http, shared: EmbeddedHub) -> None:
+    move = {"fromRepo": "lab/net", "toRepo": "lab/elsewhere", "type": "model"}
+    assert net("POST", "/api/repos/move", move).status == 200
+    place = urlsplit(shared.url)
+    with socket.create_connection((place.hostname, place.port), timeout=10) as stream:
+        head = f"POST {NET}/commit/main HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: {1 << 29}\r\n\r\n"
+        stream.sendall(head.encode() + b"{")
+        assert stream.recv(1 << 16).startswith(b"HTTP/1.1 307")
+    back = {"fromRepo": "lab/elsewhere", "toRepo": "lab/net", "type": "model"}
+    assert net("POST", "/api/repos/move", back).status == 200
+
+
 def test_move_keeps_everything_and_the_old_name_leads_to_the_new(net: Http) -> None:
     sha = net("GET", NET).json["sha"]
 

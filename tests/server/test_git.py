@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import hubtool
 from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.gitprocess import run_git
 from hubtool.server.store import Store
 from hubtool.server.upkeep import fsck
 from tests.server.clients import Client, Http, commit_lines, put
@@ -104,3 +109,42 @@ def test_a_pointer_to_another_repositorys_bytes_is_refused(client: Client, hub: 
     said = client.run(push, cwd=theirs, check=False, GIT_LFS_SKIP_PUSH="1", **IDENTITY)
     assert "E-HUB-OBJECT" in said
     assert [b["name"] for b in http_("GET", "/api/models/lab/mine/refs").json["branches"]] == ["main"]
+
+
+def test_only_branches_and_tags_are_pushed(client: Client, hub: EmbeddedHub, http_: Http, root: Path) -> None:
+    http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "one"], **IDENTITY)
+    one = client.home / "one"
+    for ref in ("refs/pr/1", "refs/keep/x"):
+        said = client.run(["git", "push", "origin", f"HEAD:{ref}"], cwd=one, check=False)
+        assert f"error[E-HUB-REF] {ref}" in said, said
+    client.run(["git", "push", "-q", "origin", "HEAD:refs/tags/v1", "HEAD:refs/heads/dev"], cwd=one)
+    git_dir = root / "repos/models/lab/net.git"
+    named = run_git(git_dir, "for-each-ref", "--format=%(refname)").decode().split()
+    assert named == ["refs/heads/dev", "refs/heads/main", "refs/tags/v1"]
+    run_git(git_dir, "update-ref", "refs/keep/old", "refs/heads/main")
+    client.run(["git", "push", "-q", "origin", ":refs/keep/old"], cwd=one)
+    assert b"keep" not in run_git(git_dir, "for-each-ref"), "what an earlier push left can be taken away"
+
+
+def test_a_fault_of_the_hub_tells_the_pusher_none_of_its_places(
+    client: Client, hub: EmbeddedHub, http_: Http, root: Path
+) -> None:
+    http_("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+    client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "one"], **IDENTITY)
+    shutil.rmtree(root / "xorbs")
+    (root / "xorbs").write_text("in the way")
+    said = client.run(["git", "push", "origin", "HEAD:dev"], cwd=client.home / "one", check=False)
+    assert "error[E-" in said and "pre-receive hook declined" in said
+    assert "Traceback" not in said and str(root) not in said, said
+
+
+def test_any_other_fault_of_the_hook_is_one_line() -> None:
+    """Started where no repository can be."""
+    program = [sys.executable, "-P", "-c", "from hubtool.server.received import main; main()"]
+    place = str(Path(hubtool.__file__).parents[1])
+    done = subprocess.run(
+        program, check=False, cwd="/", input="", capture_output=True, text=True, env={"PYTHONPATH": place}
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error[E-HUB-INTERNAL]") and done.stderr.count("\n") == 1, done.stderr

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from hubtool.core.errors import ConflictError
+from hubtool.core.ids import Oid, RepoId
 from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.gitprocess import run_git
+from hubtool.server.history import drop_files, known_pointers, pointers
 from hubtool.server.store import Store
 from hubtool.server.upkeep import fsck
 from tests.server.clients import Client, Http, commit_lines
@@ -161,3 +165,50 @@ def test_a_commit_copies_within_its_repository(client: Client) -> None:
         assert open(hf_hub_download("lab/net", "sub/copy.bin"), "rb").read() == weights
         assert open(hf_hub_download("lab/net", "t2.txt"), "rb").read() == b"text"
     """)
+
+
+@pytest.mark.parametrize("ref", ["refs/pr/1", "refs/keep/x"])
+def test_a_file_is_taken_out_of_refs_of_any_name(net: Http, root: Path, ref: str) -> None:
+    oid = send(net, "lab/net", b"one" * 99)
+    head = commit(net, "lab/net", pointer("w.bin", oid))
+    store = Store(root)
+    repo = store.repos.find("models", RepoId("lab/net"))
+    run_git(repo.path, "update-ref", ref, head)
+    assert net("POST", "/api/models/lab/net/lfs-files/batch", {"deletions": {"sha": [oid]}}).json == {"success": True}
+    assert pointers(repo.path) == {}
+    named = run_git(repo.path, "for-each-ref", "--format=%(refname)").decode().split()
+    assert named == sorted(["refs/heads/main", ref])
+    assert not repo.has_object(Oid(oid))
+    store.close()
+
+
+def test_a_ref_that_cannot_be_written_anew_is_named_and_nothing_changes(net: Http, root: Path) -> None:
+    oid = send(net, "lab/net", b"one" * 99)
+    commit(net, "lab/net", pointer("w.bin", oid))
+    store = Store(root)
+    repo = store.repos.find("models", RepoId("lab/net"))
+    lone = run_git(repo.path, "rev-parse", "HEAD:w.bin").decode().strip()
+    run_git(repo.path, "update-ref", "refs/keep/lone", lone)
+    before = run_git(repo.path, "for-each-ref")
+    with pytest.raises(ConflictError, match="refs/keep/lone"):
+        drop_files(repo.git, {Oid(oid)})
+    assert run_git(repo.path, "for-each-ref") == before
+    reply = net("POST", "/api/models/lab/net/lfs-files/batch", {"deletions": {"sha": [oid]}})
+    assert reply.status == 409 and repo.has_object(Oid(oid))
+    store.close()
+
+
+def test_the_history_is_read_once_until_a_ref_moves(net: Http, root: Path) -> None:
+    first = send(net, "lab/net", b"one" * 99)
+    commit(net, "lab/net", pointer("w.bin", first))
+    store = Store(root)
+    repo = store.repos.find("models", RepoId("lab/net"))
+    once = known_pointers(repo.path)
+    assert known_pointers(repo.path) is once
+    second = send(net, "lab/net", b"two" * 99)
+    commit(net, "lab/net", pointer("v.bin", second))
+    assert {item["oid"] for item in net("GET", "/api/models/lab/net/lfs-files").json} == {first, second}
+    repo.unlink_object(Oid(second))
+    assert repo.object_age(Oid(second)) is None
+    assert [item["oid"] for item in net("GET", "/api/models/lab/net/lfs-files").json] == [first]
+    store.close()

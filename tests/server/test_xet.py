@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import os
 import random
+import socket
 import struct
 import time
 from pathlib import Path
@@ -306,3 +307,46 @@ def test_a_link_to_chunks_opens_those_and_no_others(cas: Cas) -> None:
         assert reply.status == 403 and b"hidden" not in reply.body, wanted
     assert cas.http("GET", link[:-3], headers={"Range": "bytes=0-1"}).status == 403
     assert A not in str(answer), "what a sender calls a xorb is no name that a client keeps"
+
+
+def a_link(cas: Cas) -> tuple[str, str, dict[str, str]]:
+    """A file of one chunk beside another in its xorb: its oid, a link to its chunk, the range to ask for."""
+    shown = b"shown" * 100
+    cas.xorb(A, chunk(shown) + chunk(b"hidden" * 100))
+    oid = hashlib.sha256(shown).hexdigest()
+    assert cas.shard(shard((oid, [(A, 0, 1, len(shown))]))).status == 200 and cas.commit(oid).status == 200
+    token = cas.http("GET", "/api/models/lab/net/xet-read-token/main").json
+    url = urlsplit(token["casUrl"]).path + f"/v1/reconstructions/{oid}"
+    answer = cas.http("GET", url, headers={"Authorization": f"Bearer {token['accessToken']}"}).json
+    ((info,),) = answer["fetch_info"].values()
+    part = info["url_range"]
+    return oid, "/" + info["url"].split("/", 3)[3], {"Range": f"bytes={part['start']}-{part['end']}"}
+
+
+def test_a_link_to_chunks_ends_with_the_file(cas: Cas, root: Path) -> None:
+    oid, link, span = a_link(cas)
+    assert cas.http("GET", link, headers=span).status == 206
+    reply = cas.http("POST", "/api/models/lab/net/lfs-files/batch", {"deletions": {"sha": [oid]}})
+    assert reply.json == {"success": True}
+    assert len(list((root / "xorbs").glob("*/*"))) == 1, "the chunks are still there"
+    assert cas.http("GET", link, headers=span).status == 404
+
+
+def test_a_link_to_chunks_that_were_collected_is_refused(cas: Cas, root: Path) -> None:
+    _, link, span = a_link(cas)
+    for path in (root / "xorbs").glob("*/*"):
+        path.unlink()
+    assert cas.http("GET", link, headers=span).status == 404
+
+
+def test_a_link_to_chunks_tells_nothing_of_what_lies_beside_them(cas: Cas, hub: EmbeddedHub) -> None:
+    _, link, span = a_link(cas)
+    reply = cas.http("GET", link, headers=span)
+    assert reply.headers["content-range"] == span["Range"].replace("=", " ") + "/*"
+    place = urlsplit(hub.url)
+    with socket.create_connection((place.hostname, place.port), timeout=20) as stream:
+        asked = f"HEAD {link} HTTP/1.1\r\nHost: {place.netloc}\r\nRange: {span['Range']}\r\nConnection: close\r\n\r\n"
+        stream.sendall(asked.encode())
+        head, _, body = b"".join(iter(lambda: stream.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 206") and b"content-length: %d" % len(reply.body) in head.lower()
+    assert body == b""

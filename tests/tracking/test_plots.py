@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,34 @@ def test_pictures_of_one_class_alone_have_curves_without_a_legend(tmp_path: Path
 
 def test_runs_of_any_name_are_laid_over_each_other(tmp_path: Path) -> None:
     assert plots.overlaid({r"$\frac{$": events(), "_b": events()}, tmp_path / "over.png", metric="top1")[0].is_file()
+
+
+FORMULA = r"$\foo$"
+
+
+def _pictures(path: Path, name: str) -> tuple[Path, Path]:
+    image = Image.new("RGB", (8, 8))
+    shown = plots_pictures.Shown(image=image, truth=name, predicted=name, confidence=0.5, is_right=False, note=name)
+    return plots_pictures.predictions([shown], path, title=name)
+
+
+POSITIVES, SCORES = np.asarray([[1, 0], [0, 1], [1, 0]]), np.asarray([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+NAMED: dict[str, Callable[[Path, str], tuple[Path, Path]]] = {
+    "curves": lambda path, name: plots.curves(events(), path, title=name),
+    "overlaid": lambda path, name: plots.overlaid({name: events(), "b": events()}, path, metric="top1"),
+    "confusion": lambda path, name: plots.confusion_matrix(np.asarray([[5, 1], [2, 4]]), [name, "b"], path, title=name),
+    "large confusion": lambda path, name: plots.confusion_matrix(np.full((30, 30), 2), [name] * 30, path),
+    "per class": lambda path, name: plots_scores.per_class(np.asarray([1, 2]), np.asarray([3, 3]), [name, "b"], path),
+    "ROC": lambda path, name: plots_scores.roc(POSITIVES, SCORES, [name, "b"], path),
+    "ROC of one": lambda path, name: plots_scores.roc(POSITIVES[:, :1], SCORES[:, :1], [name], path),
+    "precision": lambda path, name: plots_scores.precision_recall(POSITIVES, SCORES, [name, "b"], path),
+    "precision of one": lambda path, name: plots_scores.precision_recall(POSITIVES[:, :1], SCORES[:, :1], [name], path),
+    "regression": lambda path, name: plots_scores.regression(SCORES, SCORES[::-1], [name, "b"], path),
+    "predictions": _pictures,
+}
+
+
+@pytest.mark.parametrize("plot", NAMED)
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path, plot: str) -> None:
+    _, svg = NAMED[plot](tmp_path / "plot.png", FORMULA)
+    assert FORMULA in svg.read_text(), "it stands there as it is"
