@@ -201,6 +201,7 @@ class DirectoryPlace:
         return found[-1][1] if found else None
 
     def send(self, directory: Path, manifest: MirrorManifest) -> None:
+        self._snapshots()  # before anything is written or removed there
         make_dirs(self._path)
         with hold(self._path / ".lock", f"the mirror {self.name}"):
             remove_leftovers(self._path)
@@ -223,7 +224,7 @@ class DirectoryPlace:
     def fetch(self, directory: Path) -> MirrorManifest:
         found = self._intact()
         if not found:
-            raise IntegrityError("E-MIRROR", "the mirror holds nothing that is whole", where=self.name)
+            raise IntegrityError("E-MIRROR", "the mirror is empty now", where=self.name, do="start the command again")
         path, manifest = found[-1]
         for file in manifest.files:
             make_dirs((directory / file.path).parent)
@@ -260,7 +261,7 @@ class DirectoryPlace:
                 manifest = MirrorManifest.read(path / MIRROR)
                 refuse_damaged(path, manifest, str(path))
                 found.append((path, manifest))
-            except HubtoolError as error:
+            except (HubtoolError, OSError) as error:
                 problems.append(str(error))
         if problems and not found:
             raise IntegrityError("E-MIRROR", problems[0], where=self.name, do="remove it, or name another --mirror")
@@ -320,12 +321,12 @@ def _is_whole(path: Path, manifest: MirrorManifest) -> bool:
 
 def _is_leftover(path: Path) -> bool:
     """What a removal that was killed may leave of a snapshot: under a checkpoint's name, parts of one and nothing else."""
-    return (
-        _CHECKPOINT.fullmatch(path.name) is not None
-        and path.is_dir()
-        and not path.is_symlink()
-        and {part.name for part in path.iterdir()} <= _PARTS
-    )
+    if not _CHECKPOINT.fullmatch(path.name) or path.is_symlink():
+        return False
+    try:
+        return {part.name for part in path.iterdir()} <= _PARTS
+    except OSError:
+        return False
 
 
 def _copy(source: Path, target: Path, size_bytes: int) -> None:
