@@ -16,7 +16,7 @@ from hubtool.jobs import endpoint
 from hubtool.jobs.run import Inputs
 from hubtool.records.rundir import RunDir
 from hubtool.records.state import MirrorManifest
-from hubtool.training.mirror import DirectoryPlace, Place, is_ahead, refuse_other
+from hubtool.training.mirror import DirectoryPlace, Place, is_ahead
 from hubtool.training.mirror import restore as put_back
 
 
@@ -56,7 +56,7 @@ def take_up(run: RunDir, inputs: Inputs, *, is_new: bool, reporter: Reporter) ->
     """Bring the run here to where its mirror stands, if that is further.
 
     A mirror that cannot be reached now is said; the run then goes on without it. Raises ConflictError for a mirror of another
-    run, UsageError where a twin is asked for.
+    run, UsageError where a twin is asked for, or for a repository that nobody made on a hub that is not on loopback.
     """
     place = inputs.mirror
     assert place is not None
@@ -72,18 +72,41 @@ def take_up(run: RunDir, inputs: Inputs, *, is_new: bool, reporter: Reporter) ->
         raise UsageError(
             "E-MIRROR-NEW", "a twin cannot share the mirror of its run", where=place.name, do="name another --mirror"
         )
-    if not inputs.options.allow_drift:
-        refuse_other(found, inputs.resolved.digest(), inputs.data.digest(), place.name)
+    if not _is_wanted(found, run, inputs, place.name):
+        return
     with run.held():
-        if not is_ahead(found, run):
-            return
         fetched = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}fetched-", dir=run.path))
         try:
             manifest = place.fetch(fetched)
+            if not _is_wanted(manifest, run, inputs, place.name):  # it may have changed, as may the run
+                return
             put_back(fetched, manifest, run)
         except FileNotFoundError as error:
-            raise ConflictError("E-MIRROR", "the mirror changed while it was read", where=place.name) from error
+            raise ConflictError(
+                "E-MIRROR",
+                "the mirror changed while it was read",
+                where=place.name,
+                do="stop the other run that copies there, then start the command again",
+            ) from error
         finally:
             shutil.rmtree(fetched, ignore_errors=True)
         inputs.options.write(run.path / "options.json")
     reporter.say(f"taken up from the mirror: {manifest.checkpoint}")
+
+
+def _is_wanted(found: MirrorManifest, run: RunDir, inputs: Inputs, where: str) -> bool:
+    """Whether the run goes on from there. Another run's mirror is taken up with drift only, and only by a run that has not
+    begun: raises ConflictError without."""
+    try:
+        found.refuse_other(
+            inputs.resolved.digest(),
+            inputs.data.digest(),
+            where,
+            do="name another --mirror, or go on from it in a new run directory with --allow-drift",
+        )
+    except ConflictError:
+        if not inputs.options.allow_drift:
+            raise
+        if run.is_begun:
+            return False  # the first checkpoint that is not copied says why
+    return is_ahead(found, run)

@@ -233,7 +233,7 @@ def _open(
     stop = stack.enter_context(Stop())
     mirror = None
     if is_writer and inputs.mirror is not None:
-        mirror = Mirror(inputs.mirror, place, is_drift_allowed=options.allow_drift, reporter=reporter)
+        mirror = Mirror(inputs.mirror, place, is_stopping=lambda: stop.is_asked, reporter=reporter)
         stack.callback(mirror.close)
     checkpoints = Checkpoints(
         place.checkpoints,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from hubtool.core.errors import ConflictError
 from hubtool.records.backbone import FileDigest
 from hubtool.records.environment import Difference, Numerics
 from hubtool.records.strict import Record
@@ -103,3 +104,25 @@ class MirrorManifest(Record):
         if strange:
             raise ValueError(f"no file of a run: {strange[0]!a}")
         return files
+
+    def refuse_other(
+        self, recipe_digest: str, data_digest: str, where: str, *, do: str = "name another --mirror"
+    ) -> None:
+        """Raises ConflictError where the mirror is of another recipe or of other data."""
+        pairs = {"recipe": (self.recipe_digest, recipe_digest), "data": (self.data_digest, data_digest)}
+        other = [f"{name}.digest: {was[:12]} → {now[:12]}" for name, (was, now) in pairs.items() if was != now]
+        if other:
+            raise ConflictError(
+                "E-MIRROR-OTHER", f"the mirror is of another run: {'; '.join(other)}", where=where, do=do
+            )
+
+    def refuse_replacing(self, new: MirrorManifest, where: str) -> None:
+        """Raises ConflictError where ``new`` must not take the place of this one: another run's, or one that stands further."""
+        self.refuse_other(new.recipe_digest, new.data_digest, where)
+        if self.order > new.order:
+            raise ConflictError(
+                "E-MIRROR-AHEAD",
+                f"the mirror stands further ({self.checkpoint}) than this run ({new.checkpoint})",
+                where=where,
+                do="let this run get past it, or stop it and start the command again to go on from there",
+            )

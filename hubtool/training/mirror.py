@@ -9,25 +9,40 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from hubtool.core.digests import sha256_file
 from hubtool.core.errors import ConflictError, HubtoolError, IntegrityError, StorageError, from_os_error
-from hubtool.core.files import TEMP_PREFIX, make_dirs, publish_dir, remove_leftovers, write_bytes, write_inside
+from hubtool.core.files import (
+    TEMP_PREFIX,
+    make_dirs,
+    publish_dir,
+    remove_dir,
+    remove_leftovers,
+    write_chunks,
+    write_inside,
+)
 from hubtool.core.locks import hold
 from hubtool.core.progress import Reporter
 from hubtool.records import rundir
 from hubtool.records.backbone import FileDigest
+from hubtool.records.recipe_file import without_directory
 from hubtool.records.rundir import RunDir
 from hubtool.records.state import MIRROR, MirrorManifest, Position
 from hubtool.training.checkpoint import Checkpoints
 
 _PATIENCE_S = 60.0
-_BEGINNING = ("recipe.yaml", "environment.json", rundir.RESOLVED)
+_PATIENCE_STOPPED_S = 5.0
+_LINKED = ("environment.json", rundir.RESOLVED)
+_CHECKPOINT = re.compile(r"e\d{3,}-s\d{6,}(-.+)?")
+_PARTS = {"recipe.yaml", "data.json", "checkpoints", "logs", *_LINKED}
 
 
 class Place(Protocol):
@@ -41,7 +56,7 @@ class Place(Protocol):
         ...
 
     def send(self, directory: Path, manifest: MirrorManifest) -> None:
-        """Replace what it holds, in one step."""
+        """Replace what it holds, in one step. Raises ConflictError where that stands further or is of another run."""
         ...
 
     def fetch(self, directory: Path) -> MirrorManifest:
@@ -53,14 +68,14 @@ class Mirror:
     """Copies out on a thread of its own; training neither waits for it nor fails with it.
 
     ``offer`` takes hard links, so that a checkpoint may be removed meanwhile. Where copying is slower than training, the
-    newest offer wins. A place that fails is said once and tried again at the next checkpoint.
+    newest offer wins. A place that fails is said once for each reason and tried again at the next checkpoint.
+    ``is_stopping`` tells whether the run was asked to end now: ``close`` then waits a few seconds only.
     """
 
-    def __init__(self, place: Place, run: RunDir, *, is_drift_allowed: bool, reporter: Reporter) -> None:
+    def __init__(self, place: Place, run: RunDir, *, is_stopping: Callable[[], bool], reporter: Reporter) -> None:
         self._place, self._run, self._reporter = place, run, reporter
-        self._is_drift_allowed = is_drift_allowed
-        self._is_ours = False
-        self._has_warned = False
+        self._is_stopping = is_stopping
+        self._warned: set[str] = set()
         self._wanted: tuple[Path, Position] | None = None
         self._is_ending = False
         self._changed = threading.Condition()
@@ -69,6 +84,8 @@ class Mirror:
 
     def offer(self, position: Position) -> None:
         """The checkpoint of ``position`` is durable."""
+        if not self._thread.is_alive():
+            return
         try:
             staged = self._stage(position)
         except OSError as error:
@@ -85,11 +102,24 @@ class Mirror:
         with self._changed:
             self._is_ending = True
             self._changed.notify()
-        self._thread.join(_PATIENCE_S)
+        began = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - began < (
+            _PATIENCE_STOPPED_S if self._is_stopping() else _PATIENCE_S
+        ):
+            self._thread.join(0.1)
         if self._thread.is_alive():
             self._reporter.warn(f"the mirror {self._place.name} lacks the last checkpoint: it took too long")
 
     def _work(self) -> None:
+        try:
+            self._copy_all()
+        except Exception as error:
+            self._reporter.warn(
+                f"the mirror {self._place.name} has ended, nothing more is copied: {type(error).__name__}: {error}"
+            )
+            raise
+
+    def _copy_all(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._wanted is not None or self._is_ending)
@@ -98,7 +128,7 @@ class Mirror:
                 return
             staged, position = wanted
             try:
-                self._copy(staged, position)
+                self._place.send(staged, self._complete(staged, position))
             except HubtoolError as error:
                 self._warn(error)
             except OSError as error:
@@ -106,33 +136,29 @@ class Mirror:
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
 
-    def _copy(self, staged: Path, position: Position) -> None:
-        if not self._is_ours:
-            there = self._place.newest()
-            if there is not None:
-                if not self._is_drift_allowed:
-                    refuse_other(there, position.recipe_digest, position.data_digest, self._place.name)
-                if there.order >= position.order:
-                    return  # it is ahead: what it holds is what this run is coming to
-            self._is_ours = True
-        self._place.send(staged, self._complete(staged, position))
-
     def _stage(self, position: Position) -> Path:
         """Links to the checkpoints and to what the run began with, none of which is ever written in place."""
         staged = Path(tempfile.mkdtemp(prefix=f"{TEMP_PREFIX}mirror-", dir=self._run.path))
-        names = {position.checkpoint_name} | ({position.best.checkpoint} if position.best else set())
-        for name in sorted(names):
-            (staged / "checkpoints" / name).mkdir(parents=True)
-            for file in (self._run.checkpoints / name).iterdir():
-                _link(file, staged / "checkpoints" / name / file.name)
-        for name in _BEGINNING:
-            _link(self._run.path / name, staged / name)
+        try:
+            names = {position.checkpoint_name} | ({position.best.checkpoint} if position.best else set())
+            for name in sorted(names):
+                (staged / "checkpoints" / name).mkdir(parents=True)
+                for file in (self._run.checkpoints / name).iterdir():
+                    _link(file, staged / "checkpoints" / name / file.name)
+            for name in _LINKED:
+                _link(self._run.path / name, staged / name)
+        except OSError:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
         return staged
 
     def _complete(self, staged: Path, position: Position) -> MirrorManifest:
-        """The log up to the checkpoint, the data without names, and the manifest of it all."""
+        """The log up to the checkpoint, recipe and data as others may see them, and the manifest of it all."""
         (staged / "logs").mkdir()
         _copy_head(self._run.journal, staged / "logs" / self._run.journal.name, position.journal_size_bytes)
+        recipe = (self._run.path / "recipe.yaml").read_text(encoding="utf-8")
+        ref = self._run.resolved().backbone.ref
+        (staged / "recipe.yaml").write_text(without_directory(recipe, ref), encoding="utf-8")
         (staged / "data.json").write_bytes(self._run.data().without_names().to_json() + b"\n")
         files = tuple(
             FileDigest(
@@ -153,8 +179,8 @@ class Mirror:
         return manifest
 
     def _warn(self, error: HubtoolError) -> None:
-        if not self._has_warned:
-            self._has_warned = True
+        if error.code not in self._warned:
+            self._warned.add(error.code)
             self._reporter.warn(
                 f"nothing is copied to the mirror {self._place.name} now, each checkpoint tries again: {error}"
             )
@@ -175,24 +201,30 @@ class DirectoryPlace:
         return found[-1][1] if found else None
 
     def send(self, directory: Path, manifest: MirrorManifest) -> None:
+        self._snapshots()  # before anything is written or removed there
         make_dirs(self._path)
         with hold(self._path / ".lock", f"the mirror {self.name}"):
             remove_leftovers(self._path)
-            target = self._path / manifest.checkpoint
-            shutil.rmtree(target, ignore_errors=True)
-            with publish_dir(target) as temp:
-                for file in manifest.files:
-                    make_dirs((temp / file.path).parent)
-                    write_inside(temp / file.path, (directory / file.path).read_bytes())
-                write_inside(temp / MIRROR, manifest.to_json() + b"\n")
+            older = []
             for path in self._snapshots():
-                if path.name != manifest.checkpoint:
-                    shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(IntegrityError):  # of what cannot be read nobody knows that it is older
+                    MirrorManifest.read(path / MIRROR).refuse_replacing(manifest, self.name)
+                    older.append(path)
+            target = self._path / manifest.checkpoint
+            if not _is_whole(target, manifest):
+                remove_dir(target)
+                with publish_dir(target) as temp:
+                    for file in manifest.files:
+                        (temp / file.path).parent.mkdir(parents=True, exist_ok=True)
+                        _copy(directory / file.path, temp / file.path, file.size_bytes)
+                    write_inside(temp / MIRROR, manifest.to_json() + b"\n")
+            for path in {*older, *self._leftovers()} - {target}:
+                remove_dir(path)
 
     def fetch(self, directory: Path) -> MirrorManifest:
         found = self._intact()
         if not found:
-            raise IntegrityError("E-MIRROR", "the mirror holds nothing that is whole", where=self.name)
+            raise IntegrityError("E-MIRROR", "the mirror is empty now", where=self.name, do="start the command again")
         path, manifest = found[-1]
         for file in manifest.files:
             make_dirs((directory / file.path).parent)
@@ -202,18 +234,24 @@ class DirectoryPlace:
 
     def _snapshots(self) -> list[Path]:
         """Raises ConflictError for a directory that holds something else."""
-        if not self._path.exists():
-            return []
-        try:
-            paths = [path for path in sorted(self._path.iterdir()) if not path.name.startswith(".")]
-        except OSError as error:
-            raise from_os_error(error, self.name) from error
-        strange = [path.name for path in paths if not (path / MIRROR).is_file()]
+        paths = self._visible()
+        strange = [path.name for path in paths if not (path / MIRROR).is_file() and not _is_leftover(path)]
         if strange:
             raise ConflictError(
                 "E-MIRROR-PLACE", f"no mirror, it holds {strange[0]!a}", where=self.name, do="name an empty directory"
             )
-        return paths
+        return [path for path in paths if (path / MIRROR).is_file()]
+
+    def _leftovers(self) -> list[Path]:
+        return [path for path in self._visible() if _is_leftover(path)]
+
+    def _visible(self) -> list[Path]:
+        if not self._path.exists():
+            return []
+        try:
+            return [path for path in sorted(self._path.iterdir()) if not path.name.startswith(".")]
+        except OSError as error:
+            raise from_os_error(error, self.name) from error
 
     def _intact(self) -> list[tuple[Path, MirrorManifest]]:
         """Those that are whole, the newest last. Raises IntegrityError where there are some and none is."""
@@ -223,24 +261,11 @@ class DirectoryPlace:
                 manifest = MirrorManifest.read(path / MIRROR)
                 refuse_damaged(path, manifest, str(path))
                 found.append((path, manifest))
-            except HubtoolError as error:
+            except (HubtoolError, OSError) as error:
                 problems.append(str(error))
         if problems and not found:
             raise IntegrityError("E-MIRROR", problems[0], where=self.name, do="remove it, or name another --mirror")
         return sorted(found, key=lambda pair: pair[1].order)
-
-
-def refuse_other(there: MirrorManifest, recipe_digest: str, data_digest: str, where: str) -> None:
-    """Raises ConflictError where the mirror is of another recipe or of other data."""
-    pairs = {"recipe": (there.recipe_digest, recipe_digest), "data": (there.data_digest, data_digest)}
-    other = [f"{name}.digest: {was[:12]} → {now[:12]}" for name, (was, now) in pairs.items() if was != now]
-    if other:
-        raise ConflictError(
-            "E-MIRROR-OTHER",
-            f"the mirror is of another run: {'; '.join(other)}",
-            where=where,
-            do="name another --mirror, or go on from it with --allow-drift",
-        )
 
 
 def refuse_damaged(directory: Path, manifest: MirrorManifest, where: str) -> None:
@@ -254,32 +279,66 @@ def refuse_damaged(directory: Path, manifest: MirrorManifest, where: str) -> Non
 def restore(fetched: Path, manifest: MirrorManifest, run: RunDir) -> None:
     """Put what was fetched (a directory inside the run) in its place; the run's lock is held.
 
-    ``resolved.json`` comes last: without it the run has not begun.
+    The newest checkpoint comes after what it needs, and of a new run ``resolved.json`` after all: one that is killed before
+    is done again.
     """
     try:
         make_dirs(run.journal.parent)
         make_dirs(run.checkpoints)
-        for path in (fetched / "checkpoints").iterdir():
-            shutil.rmtree(run.checkpoints / path.name, ignore_errors=True)
-            with publish_dir(run.checkpoints / path.name) as temp:
-                for part in path.iterdir():
-                    write_inside(temp / part.name, part.read_bytes())
         for file in manifest.files:
             if not file.path.startswith("checkpoints/") and file.path != rundir.RESOLVED:
-                write_bytes(run.path / file.path, (fetched / file.path).read_bytes())
-        write_bytes(run.path / rundir.RESOLVED, (fetched / rundir.RESOLVED).read_bytes())
+                write_chunks(run.path / file.path, _chunks(fetched / file.path))
+        for path in sorted((fetched / "checkpoints").iterdir(), key=lambda path: path.name == manifest.checkpoint):
+            remove_dir(run.checkpoints / path.name)
+            with publish_dir(run.checkpoints / path.name) as temp:
+                for part in path.iterdir():
+                    part.rename(temp / part.name)
+        write_chunks(run.path / rundir.RESOLVED, _chunks(fetched / rundir.RESOLVED))
     except OSError as error:
         raise from_os_error(error, str(run.path)) from error
 
 
 def is_ahead(manifest: MirrorManifest, run: RunDir) -> bool:
-    """Whether the mirror stands further than the run here does."""
-    if not run.checkpoints.is_dir():
+    """Whether the mirror stands further than the run here does; further than a run that has not begun it always does."""
+    if not run.is_begun or not run.checkpoints.is_dir():
         return True
     with contextlib.suppress(IntegrityError):
         found = Checkpoints(run.checkpoints, is_writer=False).newest_valid()
         return found is None or manifest.order > found[1].order
     return True
+
+
+def _is_whole(path: Path, manifest: MirrorManifest) -> bool:
+    """Whether exactly that stands there already."""
+    try:
+        if MirrorManifest.read(path / MIRROR) != manifest:
+            return False
+        refuse_damaged(path, manifest, str(path))
+    except (HubtoolError, OSError):
+        return False
+    return True
+
+
+def _is_leftover(path: Path) -> bool:
+    """What a removal that was killed may leave of a snapshot: under a checkpoint's name, parts of one and nothing else."""
+    if not _CHECKPOINT.fullmatch(path.name) or path.is_symlink():
+        return False
+    try:
+        return {part.name for part in path.iterdir()} <= _PARTS
+    except OSError:
+        return False
+
+
+def _copy(source: Path, target: Path, size_bytes: int) -> None:
+    shutil.copyfile(source, target)
+    if target.stat().st_size != size_bytes:
+        raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(target))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while data := stream.read(1 << 20):
+            yield data
 
 
 def _link(source: Path, target: Path) -> None:

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import shutil
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hubtool.core.errors import ConflictError, IntegrityError, SecurityError, UsageError
+from hubtool.core.digests import sha256_file
+from hubtool.core.errors import ConflictError, IntegrityError, SecurityError, StorageError, UsageError
+from hubtool.core.files import publish_dir, write_chunks
 from hubtool.core.ids import RepoId
 from hubtool.core.progress import SilentReporter
 from hubtool.hub import mirror as repositories
+from hubtool.hub.client import Hub
 from hubtool.jobs import endpoint
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.mirror import place_of
+from hubtool.records.backbone import FileDigest
 from hubtool.records.rundir import RunDir
 from hubtool.records.state import MIRROR, MirrorManifest
+from hubtool.training import mirror as copying
+from hubtool.training.checkpoint import Checkpoints
 from hubtool.training.mirror import DirectoryPlace, Place
 from jobs.killing import assert_same, numbers
 from jobs.nursery import Nursery
+from jobs.test_cached_backbones import save_backbone
 from jobs.test_finetune import call, nursery, shared, unbroken
 
 __all__ = ["nursery", "shared", "unbroken"]
@@ -159,6 +170,211 @@ def test_a_damaged_mirror_is_not_taken_up(mirrored: tuple[dict[str, Any], RunDir
     with pytest.raises(Exception, match=r"trainable\.safetensors has not the digest"):
         _go(order, Told())
     assert not run.is_begun
+
+
+@pytest.mark.parametrize("kind", ["directory", "repository"])
+def test_a_mirror_that_stands_further_or_is_of_another_run_is_never_replaced(
+    kind: str, tmp_path: Path, home: Path
+) -> None:
+    place = place_of(places(tmp_path)[kind], hub="local")
+    place.send(*snapshot(tmp_path / "a", 10))
+    place.send(*snapshot(tmp_path / "b", 50))
+    with pytest.raises(ConflictError, match=r"stands further \(e001-s000050\) than this run \(e001-s000020\)"):
+        place.send(*snapshot(tmp_path / "c", 20))
+    for other in ({"recipe_digest": "other"}, {"data_digest": "other"}):
+        with pytest.raises(ConflictError, match="another run"):
+            place.send(*snapshot(tmp_path / f"d-{next(iter(other))}", 60, **other))
+    (tmp_path / "back").mkdir()
+    assert place.fetch(tmp_path / "back").global_step == 50
+    place.send(*snapshot(tmp_path / "e", 50))
+    place.send(*snapshot(tmp_path / "f", 60))
+    newest = place.newest()
+    assert newest is not None and newest.global_step == 60
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_with_drift_another_runs_mirror_is_taken_up_by_an_empty_run_and_never_sent_over(
+    is_begun: bool, mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path
+) -> None:
+    order, _, mirror = mirrored
+    before = {path: path.read_bytes() for path in mirror.rglob("*") if path.is_file()}
+    other = {**order, "run": str(tmp_path / "other"), "overrides": ["train.epochs=2", "train.seed=6"]}
+    if is_begun:
+        _go({**other, "mirror": None, "overrides": ["train.epochs=1", "train.seed=6"]}, Told())
+        (tmp_path / "other" / "result.json").unlink()
+    told = Told()
+    _go({**other, "allow_drift": True}, told)
+    assert bool([line for line in told.said if line.startswith("taken up")]) is not is_begun
+    assert len([line for line in told.warned if "nothing is copied" in line and "another run" in line]) == 1
+    assert {path: path.read_bytes() for path in mirror.rglob("*") if path.is_file()} == before
+
+
+def test_a_mirror_that_becomes_another_runs_while_it_is_fetched_is_not_taken_up(
+    mirrored: tuple[dict[str, Any], RunDir, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, run, _ = mirrored
+
+    class Changes(DirectoryPlace):
+        def fetch(self, directory: Path) -> MirrorManifest:
+            return super().fetch(directory).model_copy(update={"data_digest": "other"})
+
+    monkeypatch.setattr("hubtool.jobs.mirror.place_of", lambda text, *, hub: Changes(Path(text)))
+    shutil.rmtree(run.path)
+    with pytest.raises(ConflictError, match="another run"):
+        _go(order, Told())
+    assert not run.is_begun
+
+
+def test_a_taking_up_that_is_broken_off_anywhere_is_done_again(
+    mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the first write, at the second, and so on."""
+    order, run, mirror = mirrored
+    final = numbers(run)
+    place, writes = DirectoryPlace(mirror), itertools.count()
+    shutil.rmtree(run.path)
+    run.path.mkdir()
+    for limit in itertools.count():
+        fetched = run.path / ".tmp-hubtool-fetched"
+        fetched.mkdir()
+        manifest, writes = place.fetch(fetched), itertools.count()
+
+        def full(real: Any, last: int = limit, count: Iterator[int] = writes) -> Any:
+            def write(*args: Any, **options: Any) -> Any:
+                if next(count) >= last:
+                    raise StorageError("E-DISK-FULL", "no space")
+                return real(*args, **options)
+
+            return write
+
+        with monkeypatch.context() as patch:
+            patch.setattr(copying, "write_chunks", full(write_chunks))
+            patch.setattr(copying, "publish_dir", full(publish_dir))
+            try:
+                copying.restore(fetched, manifest, run)
+                break
+            except StorageError:
+                assert copying.is_ahead(manifest, run)
+        shutil.rmtree(fetched)
+        if limit == 3:  # the command itself takes it up from here
+            _go(order, told := Told())
+            assert [line for line in told.said if line.startswith("taken up")]
+            assert numbers(run) == final
+            shutil.rmtree(run.path)
+            run.path.mkdir()
+    assert limit >= 6
+    assert not copying.is_ahead(manifest, run)
+
+
+def test_what_a_killed_removal_leaves_is_no_stranger(tmp_path: Path) -> None:
+    place = DirectoryPlace(tmp_path / "mirror")
+    place.send(*snapshot(tmp_path / "a", 20))
+    (tmp_path / "mirror" / "e001-s000010-val_loss=0.5000" / "checkpoints").mkdir(parents=True)
+    newest = place.newest()
+    assert newest is not None and newest.global_step == 20
+    place.send(*snapshot(tmp_path / "b", 30))
+    assert [path.name for path in (tmp_path / "mirror").iterdir() if path.name[0] != "."] == ["e001-s000030"]
+
+
+def test_a_runs_own_checkpoints_are_no_mirror(mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path) -> None:
+    _, run, _ = mirrored
+    place, before = DirectoryPlace(run.checkpoints), sorted(run.checkpoints.rglob("*"))
+    with pytest.raises(ConflictError, match="no mirror"):
+        place.send(*snapshot(tmp_path / "a", 99))
+    assert [path for path in sorted(run.checkpoints.rglob("*")) if path.name != ".lock"] == before
+
+
+def test_a_repository_is_made_on_loopback_only(tmp_path: Path, home: Path) -> None:
+    class Far(Hub):
+        is_on_loopback = False
+
+    with endpoint.writing("local") as hub:
+        far = Far(**{field.name: getattr(hub, field.name) for field in dataclasses.fields(hub)})
+        with pytest.raises(UsageError, match=r"write \./me/flowers for a directory"):
+            repositories.newest(far, RepoId("me/flowers"))
+        with pytest.raises(UsageError):
+            repositories.send(far, RepoId("me/flowers"), *snapshot(tmp_path / "a", 10))
+        assert not hub.api().repo_exists("me/flowers")
+        hub.api().create_repo("me/flowers", private=True)
+        repositories.send(far, RepoId("me/flowers"), *snapshot(tmp_path / "b", 10))
+        assert repositories.newest(far, RepoId("me/flowers")) is not None
+
+
+def snapshot(directory: Path, step: int, **digests: str) -> tuple[Path, MirrorManifest]:
+    """What a run sends at ``step``, as small as it can be."""
+    name = f"e001-s{step:06d}"
+    path = directory / "checkpoints" / name / "state.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(str(step))
+    file = FileDigest(
+        path=path.relative_to(directory).as_posix(), size_bytes=path.stat().st_size, sha256=sha256_file(path)
+    )
+    given = {"recipe_digest": "r", "data_digest": "d"} | digests
+    manifest = MirrorManifest(checkpoint=name, epoch=1, global_step=step, files=(file,), **given)
+    (directory / MIRROR).write_bytes(manifest.to_json() + b"\n")
+    return directory, manifest
+
+
+def copied(run: RunDir, place: Place, *, is_stopping: bool = False) -> list[str]:
+    """Offer the run's newest checkpoint to a place; what was warned of."""
+    told = Told()
+    found = Checkpoints(run.checkpoints, is_writer=False).newest_valid()
+    assert found is not None
+    mirror = copying.Mirror(place, run, is_stopping=lambda: is_stopping, reporter=told)
+    mirror.offer(found[1])
+    mirror.close()
+    return told.warned
+
+
+def test_the_directory_of_a_local_backbone_stays_here_and_its_run_is_taken_up(
+    shared: Path, tmp_path: Path, home: Path
+) -> None:
+    run, mirror = RunDir(tmp_path / "run"), tmp_path / "mirror"
+    nets = save_backbone("test_resnet", tmp_path / "nets")
+    order = call(shared, run.path, f"backbone=local:{nets}", "train.epochs=1", mirror=str(mirror))
+    _go(order, Told())
+    content = {path.name: path.read_bytes() for path in mirror.rglob("*") if path.is_file()}
+    assert b"# on the command line: backbone=local:nets" in content["recipe.yaml"]
+    assert [name for name, data in content.items() if str(tmp_path).encode() in data and name != ".lock"] == []
+    before = numbers(run)
+    shutil.rmtree(run.path)
+    _go(order, told := Told())
+    assert [line for line in told.said if line.startswith("taken up")]
+    assert numbers(run) == before
+
+
+def test_an_offer_that_fails_leaves_no_copy(mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path) -> None:
+    _, run, _ = mirrored
+    (run.path / "environment.json").unlink()
+    (warned,) = copied(run, DirectoryPlace(tmp_path / "second"))
+    assert "nothing is copied" in warned
+    assert not list(run.path.glob(".tmp-hubtool-*"))
+
+
+def test_a_run_that_was_asked_to_stop_does_not_wait_for_a_slow_mirror(
+    mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place answers after 30 s, or when the test is over."""
+    over = threading.Event()
+
+    class Slow(DirectoryPlace):
+        def send(self, directory: Path, manifest: MirrorManifest) -> None:
+            over.wait(30)
+
+    monkeypatch.setattr(copying, "_PATIENCE_STOPPED_S", 0.1)
+    warned = copied(mirrored[1], Slow(tmp_path / "second"), is_stopping=True)
+    over.set()
+    assert [line for line in warned if "took too long" in line]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_mirror_that_ends_says_so(mirrored: tuple[dict[str, Any], RunDir, Path], tmp_path: Path) -> None:
+    class Broken(DirectoryPlace):
+        def send(self, directory: Path, manifest: MirrorManifest) -> None:
+            raise ValueError("a fault of ours")
+
+    (warned,) = copied(mirrored[1], Broken(tmp_path / "second"))
+    assert "has ended, nothing more is copied: ValueError: a fault of ours" in warned
 
 
 def test_a_hub_that_is_away_never_stops_training(shared: Path, tmp_path: Path, home: Path) -> None:
