@@ -155,6 +155,8 @@ def _fetch_file(hub: Hub, snapshot: Snapshot, file: Listed, task: Task, stop: th
             wrong = problem(path, file)
         except IntegrityError as error:
             path, wrong = None, error.what
+        except FileNotFoundError:  # another pull has found the same copy to be bad
+            path, wrong = None, "removed by another pull"
         if wrong is None and path is not None:
             return path
         if path is not None:

@@ -279,7 +279,7 @@ def test_workers_end_when_the_parent_is_killed(data: tuple[Path, tuple[Sample, .
     code = (
         "import sys, time; from pathlib import Path\n"
         "from hubtool.data.pool import Pool\n"
-        "pool = Pool(2); pool.submit(['check', sys.argv[1], 3, None]); pool.submit(['check', sys.argv[1], 3, None])\n"
+        "pool = Pool(2); pool.submit(['check', sys.argv[1], 3, None, False]); pool.submit(['check', sys.argv[1], 3, None, False])\n"
         "pool.take(); pool.take(); print(*(w.pid for w in pool._workers), flush=True); time.sleep(60)"
     )
     path = str(data[0] / str(data[1][0].path))

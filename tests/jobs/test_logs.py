@@ -104,6 +104,7 @@ def test_more_can_be_logged_from_python(place: RunDir) -> None:
     assert logs(place.path).num_events == 38
 
 
+@pytest.mark.prove  # tests/tracking/test_sinks.py kills a smaller run
 def test_after_three_kills_of_the_whole_run_every_tag_has_each_step_once(tmp_path: Path) -> None:
     recipe = finished.write_recipe(tmp_path / "recipe.yaml", finished.RECIPE.replace("epochs: 2", "epochs: 6") + LOGGED)
     call = {"recipe": str(recipe), "data": str(finished.data()), "run": str(tmp_path / "run"), "num_workers": 0}

@@ -61,7 +61,10 @@ def train(ref: str, name: str, *, part: str = "stage2", **options: Any) -> RunDi
 
 @pytest.mark.parametrize(
     ("ref", "part", "layout"),
-    [("timm:test_vit", "block2", "timm"), ("torchvision:shufflenet_v2_x0_5", "stage2", "torchvision")],
+    [
+        ("timm:test_vit", "block2", "timm"),
+        pytest.param("torchvision:shufflenet_v2_x0_5", "stage2", "torchvision", marks=pytest.mark.prove),
+    ],
 )
 def test_trained_packed_pushed_and_reproduced(ref: str, part: str, layout: str, home: Path, tmp_path: Path) -> None:
     run = train(ref, "run", part=part)
@@ -85,6 +88,7 @@ def test_trained_packed_pushed_and_reproduced(ref: str, part: str, layout: str, 
     assert not (home / "cache" / "url").exists()
 
 
+@pytest.mark.prove
 def test_the_seed_decides_and_two_processes_draw_the_same() -> None:
     first = train("timm:test_resnet", "one").result()
     again = train("timm:test_resnet", "two").result()

@@ -127,7 +127,7 @@ def test_resnet18_comes_back_as_a_timm_model(at_home: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("mobilenet_v3_small", ()),
+        pytest.param("mobilenet_v3_small", (), marks=pytest.mark.prove),
         ("shufflenet_v2_x0_5", ("head.type=mlp",)),
         pytest.param("shufflenet_v2_x0_5", ("head.type=cosine", "head.mode=append"), marks=pytest.mark.prove),
     ],

@@ -72,7 +72,7 @@ UPLOAD = """
 """
 
 
-@pytest.fixture(params=["xet", "xet switched off", "xet not installed"])
+@pytest.fixture(params=["xet", pytest.param("xet switched off", marks=pytest.mark.prove), "xet not installed"])
 def any_client(request: pytest.FixtureRequest, client: Client) -> Client:
     """The client library with hf_xet, with it switched off, and where it is not installed."""
     if request.param == "xet switched off":
