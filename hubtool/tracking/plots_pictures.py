@@ -127,5 +127,5 @@ def _tiled(pictures_NHWC: Array, num_columns: int, *, gap: int, num_rows: int = 
 
 def _png(picture_HWC: Array) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture_HWC).save(stream, format="PNG")
+    Image.fromarray(picture_HWC).save(stream, format="PNG", compress_level=1)
     return stream.getvalue()
