@@ -72,9 +72,9 @@ def figure(width: float, height: float, path: Path, *, is_laid_out: bool = False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Names in a script that the font lacks are boxes; a warning for each letter would help nobody.
-    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-    with matplotlib.rc_context(_RC):
+    with warnings.catch_warnings(), matplotlib.rc_context(_RC):
+        # Names in a script that the font lacks are boxes; a warning for each letter would help nobody.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         fig: Any = Figure(figsize=(width, height), dpi=DPI, layout=None if is_laid_out else "constrained")
         FigureCanvasAgg(fig)
         yield fig

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.made import Heard
 
 from hubtool.core.digests import sha256_file
 from hubtool.core.errors import ConflictError, IntegrityError, SecurityError, StorageError, UsageError
 from hubtool.core.files import publish_dir, write_chunks
 from hubtool.core.ids import RepoId
-from hubtool.core.progress import SilentReporter
 from hubtool.hub import mirror as repositories
 from hubtool.hub.client import Hub
 from hubtool.jobs import endpoint
@@ -40,18 +40,6 @@ from jobs.test_finetune import call, nursery, shared, unbroken
 __all__ = ["nursery", "shared", "unbroken"]
 
 
-class Told(SilentReporter):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warned.append(text)
-
-
 def places(tmp_path: Path) -> dict[str, str]:
     return {"directory": str(tmp_path / "drive" / "mirror"), "repository": "me/flowers-mirror"}
 
@@ -66,7 +54,7 @@ def test_a_run_whose_disk_is_lost_goes_on_from_its_mirror(
     pid = nursery.start(order, environ={"HUBTOOL_HOME": str(home)})
     taken_from = _wait_for(place, nursery, pid)
     shutil.rmtree(run.path)
-    told = Told()
+    told = Heard()
     _go(order, told)
     line = next(line for line in told.said if line.startswith("taken up from the mirror"))
     assert taken_from.global_step >= 1
@@ -90,7 +78,7 @@ def _wait_for(place: Place, nursery: Nursery, pid: int) -> MirrorManifest:
     return found
 
 
-def _go(order: dict[str, Any], told: Told) -> Any:
+def _go(order: dict[str, Any], told: Heard) -> Any:
     given = {**order, "run": Path(order["run"]), "data": Path(order["data"]), "reporter": told}
     return finetune(given.pop("recipe"), **given)
 
@@ -125,11 +113,11 @@ def test_a_mirror_of_another_run_is_neither_taken_up_nor_overwritten(
     before = {path: path.read_bytes() for path in mirror.rglob("*") if path.is_file()}
     other = {**order, "run": str(tmp_path / "other"), "overrides": [*order["overrides"], "train.seed=6"]}
     with pytest.raises(ConflictError) as caught:
-        _go(other, Told())
+        _go(other, Heard())
     assert caught.value.code == "E-MIRROR-OTHER"
     assert not (tmp_path / "other").exists()
     with pytest.raises(UsageError, match="twin"):
-        _go({**order, "new": True}, Told())
+        _go({**order, "new": True}, Heard())
     assert {path: path.read_bytes() for path in mirror.rglob("*") if path.is_file()} == before
 
 
@@ -144,7 +132,7 @@ def test_a_run_that_stands_further_than_its_mirror_is_not_set_back(
     manifest = MirrorManifest.read(snapshot / MIRROR)
     manifest.model_copy(update={"global_step": 1, "epoch": 0}).write(snapshot / MIRROR)
     run.path.joinpath("result.json").unlink()
-    told = Told()
+    told = Heard()
     _go({**order, "mirror": str(old)}, told)
     assert not [line for line in told.said if line.startswith("taken up")]
     newest = DirectoryPlace(old).newest()
@@ -156,7 +144,7 @@ def test_a_directory_that_holds_something_else_is_left_alone(shared: Path, tmp_p
     (tmp_path / "drive" / "thesis.tex").write_text("mine")
     order = call(shared, tmp_path / "run", "train.epochs=1", mirror=str(tmp_path / "drive"))
     with pytest.raises(ConflictError, match=r"thesis\.tex"):
-        _go(order, Told())
+        _go(order, Heard())
     assert [path.name for path in (tmp_path / "drive").iterdir()] == ["thesis.tex"]
 
 
@@ -168,7 +156,7 @@ def test_a_damaged_mirror_is_not_taken_up(mirrored: tuple[dict[str, Any], RunDir
     weights.write_bytes(data)
     shutil.rmtree(run.path)
     with pytest.raises(Exception, match=r"trainable\.safetensors has not the digest"):
-        _go(order, Told())
+        _go(order, Heard())
     assert not run.is_begun
 
 
@@ -200,9 +188,9 @@ def test_with_drift_another_runs_mirror_is_taken_up_by_an_empty_run_and_never_se
     before = {path: path.read_bytes() for path in mirror.rglob("*") if path.is_file()}
     other = {**order, "run": str(tmp_path / "other"), "overrides": ["train.epochs=2", "train.seed=6"]}
     if is_begun:
-        _go({**other, "mirror": None, "overrides": ["train.epochs=1", "train.seed=6"]}, Told())
+        _go({**other, "mirror": None, "overrides": ["train.epochs=1", "train.seed=6"]}, Heard())
         (tmp_path / "other" / "result.json").unlink()
-    told = Told()
+    told = Heard()
     _go({**other, "allow_drift": True}, told)
     assert bool([line for line in told.said if line.startswith("taken up")]) is not is_begun
     assert len([line for line in told.warned if "nothing is copied" in line and "another run" in line]) == 1
@@ -221,7 +209,7 @@ def test_a_mirror_that_becomes_another_runs_while_it_is_fetched_is_not_taken_up(
     monkeypatch.setattr("hubtool.jobs.mirror.place_of", lambda text, *, hub: Changes(Path(text)))
     shutil.rmtree(run.path)
     with pytest.raises(ConflictError, match="another run"):
-        _go(order, Told())
+        _go(order, Heard())
     assert not run.is_begun
 
 
@@ -257,7 +245,7 @@ def test_a_taking_up_that_is_broken_off_anywhere_is_done_again(
                 assert copying.is_ahead(manifest, run)
         shutil.rmtree(fetched)
         if limit == 3:  # the command itself takes it up from here
-            _go(order, told := Told())
+            _go(order, told := Heard())
             assert [line for line in told.said if line.startswith("taken up")]
             assert numbers(run) == final
             shutil.rmtree(run.path)
@@ -317,7 +305,7 @@ def snapshot(directory: Path, step: int, **digests: str) -> tuple[Path, MirrorMa
 
 def copied(run: RunDir, place: Place, *, is_stopping: bool = False) -> list[str]:
     """Offer the run's newest checkpoint to a place; what was warned of."""
-    told = Told()
+    told = Heard()
     found = Checkpoints(run.checkpoints, is_writer=False).newest_valid()
     assert found is not None
     mirror = copying.Mirror(place, run, is_stopping=lambda: is_stopping, reporter=told)
@@ -332,13 +320,13 @@ def test_the_directory_of_a_local_backbone_stays_here_and_its_run_is_taken_up(
     run, mirror = RunDir(tmp_path / "run"), tmp_path / "mirror"
     nets = save_backbone("test_resnet", tmp_path / "nets")
     order = call(shared, run.path, f"backbone=local:{nets}", "train.epochs=1", mirror=str(mirror))
-    _go(order, Told())
+    _go(order, Heard())
     content = {path.name: path.read_bytes() for path in mirror.rglob("*") if path.is_file()}
     assert b"# on the command line: backbone=local:nets" in content["recipe.yaml"]
     assert [name for name, data in content.items() if str(tmp_path).encode() in data and name != ".lock"] == []
     before = numbers(run)
     shutil.rmtree(run.path)
-    _go(order, told := Told())
+    _go(order, told := Heard())
     assert [line for line in told.said if line.startswith("taken up")]
     assert numbers(run) == before
 
@@ -382,7 +370,7 @@ def test_a_hub_that_is_away_never_stops_training(shared: Path, tmp_path: Path, h
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        told = Told()
+        told = Heard()
         order = call(shared, tmp_path / "run", "train.epochs=2", mirror="me/flowers", hub=url)
         assert _go(order, told).status == "finished"
     assert [line.partition(f"me/flowers on {url}")[0] for line in told.warned if "mirror" in line] == [
@@ -398,7 +386,7 @@ def test_a_place_that_comes_back_gets_the_next_checkpoint(
     drive = tmp_path / "drive"
     drive.write_text("not mounted")
 
-    class Mounts(Told):
+    class Mounts(Heard):
         def warn(self, text: str) -> None:
             super().warn(text)
             drive.unlink(missing_ok=True)
@@ -412,7 +400,7 @@ def test_a_place_that_comes_back_gets_the_next_checkpoint(
 
 def test_a_repository_is_private_and_no_package_is_overwritten(mirrored: Any, tmp_path: Path, home: Path) -> None:
     order, _, _ = mirrored
-    _go({**order, "run": str(tmp_path / "again"), "mirror": "me/again", "hub": "local"}, Told())
+    _go({**order, "run": str(tmp_path / "again"), "mirror": "me/again", "hub": "local"}, Heard())
     with endpoint.writing("local") as hub:
         assert hub.api().model_info("me/again").private
         hub.api().create_repo("me/models")

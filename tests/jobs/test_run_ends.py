@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from data.made import Heard
 
 from hubtool.backbones import frontier
 from hubtool.backbones.weights import state_digest
 from hubtool.core.errors import ConflictError, IntegrityError
-from hubtool.core.progress import SilentReporter
 from hubtool.jobs.finetune import finetune
 from hubtool.jobs.target import build_selected
 from hubtool.records.reports import FinetuneReport
@@ -25,14 +25,6 @@ from hubtool.training.session import Session
 from jobs.test_finetune import call, shared
 
 __all__ = ["shared"]
-
-
-class Told(SilentReporter):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def test_a_claim_that_is_not_what_was_selected_is_refused(
@@ -112,10 +104,10 @@ def test_a_precision_that_this_processor_lacks_is_said(
     is_slow: bool, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(numerics, "is_slow", lambda _device, _precision: is_slow)
-    told = Told()
+    told = Heard()
     given = call(shared, tmp_path / "run", "train.epochs=1", "train.precision=bf16")
     finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures", "reporter": told})
-    assert any("no instructions for bf16" in text for text in told.warnings) == is_slow
+    assert any("no instructions for bf16" in text for text in told.warned) == is_slow
 
 
 @pytest.mark.parametrize("is_wrong", [False, True])
