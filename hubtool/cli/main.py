@@ -5,6 +5,8 @@ A command's module is imported when the command is called or the list is shown; 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import os
 import sys
@@ -95,11 +97,27 @@ def hubtool() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    ended: list[int] = []
+    if args is None:
+        atexit.register(_leave, ended)  # the first to be registered is the last to be called
     words = list(sys.argv[1:] if args is None else args)
     code = run(words)
     sys.stdout.flush()
     sys.stderr.flush()
+    ended.append(code)
     sys.exit(code)
+
+
+def _leave(ended: list[int]) -> None:
+    """Leave without taking torch's modules and libraries down one by one, which takes more than a second.
+
+    Threads are joined and every other exit handler was called by now. After an exception nobody caught, Python goes on alone.
+    """
+    if ended and "torch" in sys.modules:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(ended[0])
 
 
 def run(words: list[str]) -> int:

@@ -163,8 +163,8 @@ def _begin(place: RunDir, inputs: Inputs, ready: Ready) -> tuple[Difference, ...
     drift = place.drift(inputs.resolved, inputs.data, environment)
     if not inputs.options.allow_drift:
         refuse_drift(drift, place.path)
-    if drift:
-        session.refuse_refrozen(place.checkpoints, ready.model, ready.phases)
+    if place.is_begun:  # nothing is written of a start that cannot go on
+        session.refuse_unfit(place.checkpoints, ready.model, ready.phases, is_drifted=bool(drift))
     place.begin(
         recipe=inputs.recipe,
         resolved=inputs.resolved,

@@ -165,13 +165,10 @@ def picture_figures(
 
     first = [shown(sample) for sample in range(min(NUM_SHOWN, len(targets)))]
     worst = [shown(int(sample), f"loss {loss[sample]:.2f}") for sample in np.argsort(-loss, kind="stable")[:NUM_SHOWN]]
-    grid, _ = plots_pictures.predictions(
-        first, directory / "predictions.png", title=f"predictions on {predictions.split}"
+    return (
+        plots_pictures.predictions(first, directory / "predictions.png", title=f"predictions on {predictions.split}"),
+        plots_pictures.predictions(worst, directory / "top_losses.png", title=f"highest losses on {predictions.split}"),
     )
-    top, _ = plots_pictures.predictions(
-        worst, directory / "top_losses.png", title=f"highest losses on {predictions.split}"
-    )
-    return grid, top
 
 
 def embedding(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hubtool.tracking.plots_style import DPI, RIGHT, WRONG, figure, shorten, written
+from hubtool.tracking.plots_style import DPI, RIGHT, WRONG, figure, shorten
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_THUMBNAILS = 2000
@@ -35,8 +35,8 @@ class Shown:
     note: str = ""
 
 
-def predictions(shown: Sequence[Shown], path: Path, *, title: str = "predictions") -> tuple[Path, Path]:
-    """A grid of pictures: right ones framed in green with a tick, wrong ones in red with a cross and the true class.
+def predictions(shown: Sequence[Shown], path: Path, *, title: str = "predictions") -> Path:
+    """A grid of pictures, in PNG: right ones framed in green with a tick, wrong ones in red with a cross and the true class.
 
     All stand in one pair of axes, in inches from the upper left corner, made as large as they are shown before they are
     drawn: a pair of axes for each, and resampling by matplotlib, take six times as long.
@@ -44,7 +44,7 @@ def predictions(shown: Sequence[Shown], path: Path, *, title: str = "predictions
     num_columns = min(6, max(1, len(shown)))
     num_rows = max(1, -(-len(shown) // num_columns))
     width, height = _CELL[0] * num_columns + 0.2, _CELL[1] * num_rows + 0.4
-    with figure(width, height, path, is_laid_out=True) as fig:
+    with figure(width, height, path, is_laid_out=True, suffixes=(".png",)) as fig:
         axes = fig.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
         axes.text(0.1, 0.22, title, fontsize=10.5, va="center")
@@ -52,7 +52,7 @@ def predictions(shown: Sequence[Shown], path: Path, *, title: str = "predictions
             row, column = divmod(number, num_columns)
             _draw(axes, one, left=0.15 + _CELL[0] * column, top=0.4 + _CELL[1] * row)
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
-    return written(path)
+    return path
 
 
 def _draw(axes: Any, one: Shown, *, left: float, top: float) -> None:

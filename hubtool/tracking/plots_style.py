@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,13 @@ _WRITTEN_AS: dict[str, Any] = {
 
 
 @contextmanager
-def figure(width: float, height: float, path: Path, *, is_laid_out: bool = False) -> Iterator[Any]:
+def figure(
+    width: float, height: float, path: Path, *, is_laid_out: bool = False, suffixes: Sequence[str] = (".png", ".svg")
+) -> Iterator[Any]:
     """A figure of ``width`` by ``height`` inches; at the end of the block it is written as ``path`` in PNG and in SVG.
 
     It is laid out once, for both: matplotlib would lay it out four times, half of the whole cost. ``is_laid_out``: the
-    block itself says where everything stands.
+    block itself says where everything stands. ``suffixes``: photographs gain nothing as SVG, and cost four times the PNG.
     """
     place_caches(read_settings())
     import matplotlib
@@ -82,9 +84,9 @@ def figure(width: float, height: float, path: Path, *, is_laid_out: bool = False
             fig.get_layout_engine().execute(fig)
             fig.set_layout_engine(None)
         make_dirs(path.parent)
-        for suffix, options in _WRITTEN_AS.items():
+        for suffix in suffixes:
             stream = io.BytesIO()
-            fig.savefig(stream, format=suffix[1:], **options)
+            fig.savefig(stream, format=suffix[1:], **_WRITTEN_AS[suffix])
             write_bytes(path.with_suffix(suffix), stream.getvalue())
 
 

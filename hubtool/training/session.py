@@ -156,13 +156,13 @@ def take_up(
     return TrainState(position=position, tensors=state.tensors, optimizer=state.optimizer)
 
 
-def refuse_refrozen(directory: Path, model: Any, phases: tuple[Phase, ...]) -> None:
-    """Raises ConflictError where the newest checkpoint holds trained tensors that are frozen now.
-
-    They would be lost from the checkpoints, and features of them kept under the name of the backbone's own.
+def refuse_unfit(directory: Path, model: Any, phases: tuple[Phase, ...], *, is_drifted: bool) -> None:
+    """Raises IntegrityError where there are checkpoints and none is intact, ConflictError where the newest one holds trained
+    tensors that are frozen now: they would be lost from the checkpoints, and features of them kept under the name of the
+    backbone's own.
     """
     found = Checkpoints(directory, is_writer=False).newest_valid()
-    if found is None:
+    if found is None or not is_drifted:
         return
     path, position = found
     trained = trained_names(model, [phase for phase in phases if phase.first_epoch <= position.epoch])

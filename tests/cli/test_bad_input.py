@@ -467,7 +467,7 @@ WEIGHTS = [
 
 RUN = (*FINETUNE, "--run", "run")
 RUNS = [
-    _row("all checkpoints bad", 5, "E-CKPT-NONE", "--new", words=RUN, prepare=_all_checkpoints_bad, changes=("options.json",)),
+    _row("all checkpoints bad", 5, "E-CKPT-NONE", "--new", words=RUN, prepare=_all_checkpoints_bad),
     _row("recipe drifted", 7, "E-DRIFT", "train.seed: 0 → 7", "--new", words=(*RUN, "train.seed=7"), prepare=lambda w: w.unfinish()),
     _row("recipe of a finished run drifted", 7, "E-DRIFT", "train.seed: 0 → 7", words=(*RUN, "train.seed=7"), prepare=lambda w: w.run),
     _row("data drifted", 7, "E-DRIFT", "data.digest", "1 gone", words=RUN, prepare=lambda w: (w.unfinish(), sorted((w.data / "0").iterdir())[-1].unlink())),

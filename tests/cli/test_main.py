@@ -123,3 +123,26 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     assert "Traceback" not in done.stderr
     assert "error" not in done.stderr
+
+
+_LEAVING = """
+import atexit, sys, types
+sys.modules["torch"] = types.ModuleType("torch")  # as if a command had needed it
+class Late:
+    def __del__(self):
+        sys.stderr.write("taken down\\n")
+late = Late()
+from hubtool.cli.main import main
+atexit.register(lambda: print("exit handlers run"))
+sys.argv[1:] = WORDS
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [(["recipe", "list", "-q"], 0), (["nothing"], 2)])
+def test_after_training_a_process_leaves_at_once_with_its_output_and_code(words: list[str], code: int) -> None:
+    program = _LEAVING.replace("WORDS", repr(words))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.endswith("exit handlers run\n")
+    assert "taken down" not in done.stderr

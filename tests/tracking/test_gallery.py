@@ -90,7 +90,8 @@ def journal(run_dir: Path, events: tuple[Event, ...]) -> None:
 def check_plots(run_dir: Path, events: tuple[Event, ...], names: set[str]) -> None:
     assert {event.tag for event in events if event.kind == "figure"} == names
     plots = run_dir / "plots"
-    assert {path.stem for path in plots.glob("*.png")} == {path.stem for path in plots.glob("*.svg")} == names
+    assert {path.stem for path in plots.glob("*.png")} == names
+    assert {path.stem for path in plots.glob("*.svg")} == names - {"predictions", "top_losses"}  # photographs
     assert len({(e.kind, e.split, e.global_step, e.tag) for e in events}) == len(events)
     for event in events:
         media.read_bytes(run_dir, event)
@@ -98,7 +99,6 @@ def check_plots(run_dir: Path, events: tuple[Event, ...], names: set[str]) -> No
 
 def test_a_classification_has_its_plots_in_png_and_svg(shown: tuple[Path, tuple[Event, ...]]) -> None:
     check_plots(*shown, NUMBER_PLOTS | {"predictions", "top_losses"})
-    assert "highest losses" in (shown[0] / "plots/top_losses.svg").read_text()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,6 @@ def test_number_plots_hold_no_picture_and_no_file_name(shown: tuple[Path, tuple[
         text = (shown[0] / "plots" / f"{name}.svg").read_text()
         assert samples[0] not in text
         assert "data:image" not in text, name
-    assert "data:image" in (shown[0] / "plots/predictions.svg").read_text()
 
 
 def test_every_kind_of_event_reaches_tensorboard(

@@ -119,12 +119,6 @@ def test_runs_of_any_name_are_laid_over_each_other(tmp_path: Path) -> None:
 FORMULA = r"$\foo$"
 
 
-def _pictures(path: Path, name: str) -> tuple[Path, Path]:
-    image = Image.new("RGB", (8, 8))
-    shown = plots_pictures.Shown(image=image, truth=name, predicted=name, confidence=0.5, is_right=False, note=name)
-    return plots_pictures.predictions([shown], path, title=name)
-
-
 POSITIVES, SCORES = np.asarray([[1, 0], [0, 1], [1, 0]]), np.asarray([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
 NAMED: dict[str, Callable[[Path, str], tuple[Path, Path]]] = {
     "curves": lambda path, name: plots.curves(events(), path, title=name),
@@ -137,7 +131,6 @@ NAMED: dict[str, Callable[[Path, str], tuple[Path, Path]]] = {
     "precision": lambda path, name: plots_scores.precision_recall(POSITIVES, SCORES, [name, "b"], path),
     "precision of one": lambda path, name: plots_scores.precision_recall(POSITIVES[:, :1], SCORES[:, :1], [name], path),
     "regression": lambda path, name: plots_scores.regression(SCORES, SCORES[::-1], [name, "b"], path),
-    "predictions": _pictures,
 }
 
 
@@ -145,3 +138,12 @@ NAMED: dict[str, Callable[[Path, str], tuple[Path, Path]]] = {
 def test_a_name_with_dollars_is_no_formula(tmp_path: Path, plot: str) -> None:
     _, svg = NAMED[plot](tmp_path / "plot.png", FORMULA)
     assert FORMULA in svg.read_text(), "it stands there as it is"
+
+
+def test_a_name_with_dollars_below_a_picture_is_no_formula(tmp_path: Path) -> None:
+    def drawn(name: str) -> bytes:
+        image = Image.new("RGB", (8, 8))
+        shown = plots_pictures.Shown(image=image, truth=name, predicted=name, confidence=0.5, is_right=False, note=name)
+        return plots_pictures.predictions([shown], tmp_path / "plot.png", title=name).read_bytes()
+
+    assert drawn(FORMULA) != drawn(FORMULA.replace("$", ""))
