@@ -132,10 +132,14 @@ class Late:
     def __del__(self):
         sys.stderr.write("taken down\\n")
 late = Late()
-from hubtool.cli.main import main
-atexit.register(lambda: print("exit handlers run"))
+from hubtool.cli import main
+run = main.run
+def and_register(words):
+    atexit.register(lambda: print("exit handlers run"))  # as libraries do when they are imported
+    return run(words)
+main.run = and_register
 sys.argv[1:] = WORDS
-main()
+main.main()
 """
 
 
