@@ -38,6 +38,7 @@ from jobs.test_cached_backbones import save_backbone
 from jobs.test_finetune import call, nursery, shared, unbroken
 
 __all__ = ["nursery", "shared", "unbroken"]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 def places(tmp_path: Path) -> dict[str, str]:
