@@ -258,14 +258,20 @@ def _limited(inner: httpx2.SyncByteStream, limit: int, guard: Guard) -> httpx2.S
     return Limited()
 
 
+_install_lock = threading.Lock()
 _is_installed = False
 
 
 def _install() -> None:
     """Put the hooks on the library's client, once; a client the user configured keeps its settings."""
     global _is_installed
-    if _is_installed:
-        return
+    with _install_lock:
+        if not _is_installed:
+            _hook()
+            _is_installed = True
+
+
+def _hook() -> None:
     quiet()
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
@@ -281,7 +287,6 @@ def _install() -> None:
         return client
 
     set_client_factory(make_guarded)
-    _is_installed = True
 
 
 def quiet() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from hubtool.core.errors import (
 from hubtool.core.settings import PUBLIC_HUB, read_settings
 from hubtool.hub.client import Hub, cache_dir, check_endpoint, open_hub
 from hubtool.hub.fetch import fetch_package, fetch_repo
-from hubtool.hub.guard import check_redirect
+from hubtool.hub.guard import check_redirect, guarded
 from tests.hub.lying_hub import COMMIT, REPO, Lies, LyingHub
 
 WEIGHTS = bytes(range(256)) * 400
@@ -318,6 +319,26 @@ def test_several_at_once_get_the_same(tmp_path: Path) -> None:
         found = list(pool.map(lambda _: fetch(liar, tmp_path), range(4)))
     assert len(set(found)) == 1
     assert (found[0] / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_what_checks_the_requests_is_put_on_once_when_several_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put on twice it would count each request twice, and take a download for one that breaks again and again."""
+    made: list[Any] = []
+
+    def set_slowly(make: Any) -> None:
+        time.sleep(0.05)
+        made.append(make)
+
+    def begin(barrier: threading.Barrier) -> None:
+        barrier.wait()
+        with guarded(PUBLIC_HUB):
+            pass
+
+    monkeypatch.setattr("hubtool.hub.guard._is_installed", False)
+    monkeypatch.setattr("huggingface_hub.set_client_factory", set_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin, [threading.Barrier(4)] * 4))
+    assert len(made) == 1
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,7 +2,8 @@
 
 It computes nothing itself, so that no thread stands in the way of a fork. Reads one JSON line per child
 (``{"call": {…arguments of finetune…}, "limit_bytes": N, "environ": {…}}``), answers with its pid, then with its exit status.
-A ``bare`` child only trains: what it trains on was read before the fork, once for all of them, and it draws no plots.
+A ``bare`` child only trains: what it trains on was read before the fork, once for all of them, and it draws no plots;
+those of the others are blank.
 """
 
 from __future__ import annotations
@@ -168,6 +169,7 @@ def _answer(text: str) -> None:
 
 
 def main() -> None:
+    import blank  # beside this file, which is run as a program
     import matplotlib.figure
     import tensorboard.summary.writer.event_file_writer
     import timm
@@ -181,6 +183,11 @@ def main() -> None:
     torch.set_num_threads(1)
     assert matplotlib.figure and tensorboard and timm and hubtool
     _answer("ready")
+    with blank.plots():
+        _serve()
+
+
+def _serve() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order["bare"]:

@@ -16,6 +16,8 @@ from hubtool.core.progress import SilentReporter
 from hubtool.jobs.finetune import finetune
 from jobs.killing import write_scene
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 RECIPE = """
 schema: hubtool/recipe/v1
 backbone: "local:PLACE"

@@ -21,6 +21,8 @@ from hubtool.training.session import Session
 from jobs.killing import assert_same
 from jobs.nursery import Nursery
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 RECIPE = """
 schema: hubtool/recipe/v1
 backbone: bundled:test_resnet.fractal

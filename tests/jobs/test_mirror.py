@@ -38,6 +38,7 @@ from jobs.test_cached_backbones import save_backbone
 from jobs.test_finetune import call, nursery, shared, unbroken
 
 __all__ = ["nursery", "shared", "unbroken"]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 def places(tmp_path: Path) -> dict[str, str]:
@@ -83,13 +84,21 @@ def _go(order: dict[str, Any], told: Heard) -> Any:
     return finetune(given.pop("recipe"), **given)
 
 
-@pytest.fixture
-def mirrored(shared: Path, nursery: Nursery, tmp_path: Path) -> tuple[dict[str, Any], RunDir, Path]:
-    """A finished run and its mirror in a directory."""
-    run, mirror = RunDir(tmp_path / "run"), tmp_path / "mirror"
-    order = call(shared, run.path, "train.epochs=1", mirror=str(mirror))
+@pytest.fixture(scope="module")
+def finished(shared: Path, nursery: Nursery) -> Path:
+    """A directory with a finished run and its mirror."""
+    order = call(shared, shared / "finished" / "run", "train.epochs=1", mirror=str(shared / "finished" / "mirror"))
     assert nursery.run(order) == 0
-    return order, run, mirror
+    return shared / "finished"
+
+
+@pytest.fixture
+def mirrored(shared: Path, finished: Path, tmp_path: Path) -> tuple[dict[str, Any], RunDir, Path]:
+    """A finished run and its mirror in a directory, for the test alone."""
+    run, mirror = RunDir(tmp_path / "run"), tmp_path / "mirror"
+    for name in ("run", "mirror"):
+        shutil.copytree(finished / name, tmp_path / name)
+    return call(shared, run.path, "train.epochs=1", mirror=str(mirror)), run, mirror
 
 
 def test_a_mirror_holds_one_whole_checkpoint_and_names_nothing_of_the_machine(
@@ -365,8 +374,11 @@ def test_a_mirror_that_ends_says_so(mirrored: tuple[dict[str, Any], RunDir, Path
     assert "has ended, nothing more is copied: ValueError: a fault of ours" in warned
 
 
-def test_a_hub_that_is_away_never_stops_training(shared: Path, tmp_path: Path, home: Path) -> None:
+def test_a_hub_that_is_away_never_stops_training(
+    shared: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One warning at the start, one for all the checkpoints that could not be copied."""
+    monkeypatch.setattr("hubtool.hub.translate._MAX_WAIT_S", 0.01)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"

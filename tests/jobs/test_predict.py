@@ -19,7 +19,7 @@ from hubtool.records import metrics
 from hubtool.records.evidence import Predictions
 from hubtool.records.reports import Evaluation, FinetuneReport
 from hubtool.records.rundir import RunDir
-from jobs import finished
+from jobs import blank, finished
 
 RECIPE = """
 schema: hubtool/recipe/v1
@@ -66,7 +66,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, F
         draw(data, 36, num_classes)
         recipe = place / f"{task}.yaml"
         recipe.write_text(RECIPE.format(task=task, labels=labels))
-        report = finetune(recipe, data=data, run=place / f"run-{task}", device="cpu", num_workers=0)
+        with blank.plots():
+            report = finetune(recipe, data=data, run=place / f"run-{task}", device="cpu", num_workers=0)
         done[task] = (data, report)
     return done
 

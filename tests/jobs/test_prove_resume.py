@@ -11,6 +11,8 @@ from hubtool.jobs.prove_resume import _differences, _finish, prove_resume
 from hubtool.records.rundir import RunDir
 from jobs.test_finetune import RECIPE, draw_pictures
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 
 def test_one_changed_number_is_a_difference_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(RECIPE)

@@ -26,6 +26,8 @@ from hubtool.records.rundir import RunDir
 from hubtool.server.embedded import EmbeddedHub
 from jobs import finished
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 FRACTAL = BUNDLED / "backbones" / "test_resnet.fractal"
 RECIPE = """
 schema: hubtool/recipe/v1

@@ -28,7 +28,15 @@ from hubtool.records.reports import Reproduction
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import RunOptions
 from hubtool.server.embedded import EmbeddedHub
-from jobs import finished
+from jobs import blank, finished
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blank_plots() -> Iterator[None]:
+    """In what is trained again: the package that other files share has its plots."""
+    finished.package()
+    with blank.plots():
+        yield
 
 
 @pytest.fixture(scope="module")

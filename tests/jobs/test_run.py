@@ -22,6 +22,7 @@ from jobs.killing import assert_same, numbers
 from jobs.test_finetune import RECIPE, call, draw_pictures, nursery, wait_for_a_checkpoint
 
 __all__ = ["nursery"]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 @pytest.fixture(scope="module")

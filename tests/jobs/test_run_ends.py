@@ -25,6 +25,7 @@ from hubtool.training.session import Session
 from jobs.test_finetune import call, shared
 
 __all__ = ["shared"]
+pytestmark = pytest.mark.usefixtures("blank_plots")
 
 
 def test_a_claim_that_is_not_what_was_selected_is_refused(

@@ -17,6 +17,8 @@ from hubtool.records.rundir import RunDir
 from hubtool.records.seed_bands import SEEDS_NAME, Seeds
 from jobs import finished
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 RECIPE = """
 schema: hubtool/recipe/v1
 backbone: bundled:test_resnet.fractal

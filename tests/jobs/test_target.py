@@ -12,6 +12,8 @@ from hubtool.jobs.target import build_selected, find_target, load
 from hubtool.records.rundir import RunDir
 from jobs.test_finetune import RECIPE, draw_pictures
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:

@@ -35,6 +35,8 @@ from hubtool.server.embedded import EmbeddedHub
 from jobs import finished
 from tests.hub.lying_hub import LyingHub
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 RECIPE = """
 schema: hubtool/recipe/v1
 backbone: torchvision:NAME
