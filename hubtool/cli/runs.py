@@ -11,6 +11,7 @@ import click
 from hubtool.cli.options import AliasGroup, common
 from hubtool.cli.output import Output, size, table
 from hubtool.cli.text import short
+from hubtool.records.tasks import TASKS
 
 if TYPE_CHECKING:
     from hubtool.jobs.runs import Order
@@ -182,7 +183,7 @@ def show_text(detail: RunDetail) -> str:
         f"{row.run}: {row.status}, {row.num_epochs_done} of {row.num_epochs} epochs in {_duration(row.wall_s)}, "
         f"{size(row.size_bytes)}",
         f"backbone {row.backbone} on {detail.device}",
-        f"data {counts} of {len(detail.classes)} classes, digest {detail.data_digest[:12]}",
+        f"data {counts}: {_names(detail)}, digest {detail.data_digest[:12]}",
         "",
         _epochs_text(detail),
     ]
@@ -192,6 +193,13 @@ def show_text(detail: RunDetail) -> str:
     lines += ["", f"checkpoints: {', '.join(detail.checkpoints) or 'none'}"]
     lines += [f"plot: {path}" for path in detail.plots]
     return "\n".join(lines)
+
+
+def _names(detail: RunDetail) -> str:
+    """How many classes, labels or outputs; the few by name."""
+    counted = TASKS[detail.recipe["task"]].counted(len(detail.classes))
+    named = f"{counted} ({', '.join(detail.classes)})"
+    return named if len(named) <= 40 else counted
 
 
 def _epochs_text(detail: RunDetail) -> str:

@@ -40,6 +40,7 @@ def test_show_reads_well(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run(["runs", "show", "runs/last-stage-test_resnet.fractal-4e5f6a7b"]) == 0
     text = capsys.readouterr().out
     assert "3 of 3 epochs in 1 min 16 s" in text
+    assert ": 3 classes" in text
     assert next(line for line in text.splitlines() if line.endswith("best")).split()[:2] == ["3", "30"]
 
 
