@@ -257,13 +257,18 @@ def _measured(value: Measured | None) -> str:
 
 def _pair_lines(pair: Pair, first: str, second: str, num_flips: int) -> list[str]:
     if pair.p_value is None:
-        return [f"{first} and {second} cannot be compared by sample: {pair.reason}"]
+        return textwrap.wrap(f"{first} and {second} cannot be compared by sample: {pair.reason}", 80)
     verdict = "can well be chance" if pair.p_value > 0.05 else "is hardly chance"
-    lines = [
-        f"{first} against {second} on {pair.num_common} samples of {pair.split}: both right {pair.num_both_right}, "
-        f"only {first} {pair.num_only_first}, only {second} {pair.num_only_second}, both wrong {pair.num_both_wrong}",
-        f"McNemar's exact test: p = {pair.p_value:.3g}; the difference {verdict}",
-    ]
+    counts = (
+        f"both right {pair.num_both_right}, only {first} {pair.num_only_first}, only {second} {pair.num_only_second}, "
+        f"both wrong {pair.num_both_wrong}"
+    )
+    test = "McNemar's exact test"
+    if pair.num_nearer_first is not None:
+        counts = f"{first} is nearer on {pair.num_nearer_first}, {second} on {pair.num_nearer_second}"
+        test = "sign test"
+    lines = textwrap.wrap(f"{first} against {second} on {pair.num_common} samples of {pair.split}: {counts}", 80)
+    lines.append(f"{test}: p = {pair.p_value:.3g}; the difference {verdict}")
     shown = pair.flips[:num_flips]
     if shown:
         rows = [
