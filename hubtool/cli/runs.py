@@ -11,6 +11,7 @@ import click
 from hubtool.cli.options import AliasGroup, common
 from hubtool.cli.output import Output, size, table
 from hubtool.cli.text import short
+from hubtool.records.tasks import TASKS
 
 if TYPE_CHECKING:
     from hubtool.jobs.runs import Order
@@ -182,7 +183,7 @@ def show_text(detail: RunDetail) -> str:
         f"{row.run}: {row.status}, {row.num_epochs_done} of {row.num_epochs} epochs in {_duration(row.wall_s)}, "
         f"{size(row.size_bytes)}",
         f"backbone {row.backbone} on {detail.device}",
-        f"data {counts} of {len(detail.classes)} classes, digest {detail.data_digest[:12]}",
+        f"data {counts}: {_names(detail)}, digest {detail.data_digest[:12]}",
         "",
         _epochs_text(detail),
     ]
@@ -192,6 +193,13 @@ def show_text(detail: RunDetail) -> str:
     lines += ["", f"checkpoints: {', '.join(detail.checkpoints) or 'none'}"]
     lines += [f"plot: {path}" for path in detail.plots]
     return "\n".join(lines)
+
+
+def _names(detail: RunDetail) -> str:
+    """How many classes, labels or outputs; the few by name."""
+    counted = TASKS[detail.recipe["task"]].counted(len(detail.classes))
+    named = f"{counted} ({', '.join(detail.classes)})"
+    return named if len(named) <= 40 else counted
 
 
 def _epochs_text(detail: RunDetail) -> str:
@@ -249,13 +257,18 @@ def _measured(value: Measured | None) -> str:
 
 def _pair_lines(pair: Pair, first: str, second: str, num_flips: int) -> list[str]:
     if pair.p_value is None:
-        return [f"{first} and {second} cannot be compared by sample: {pair.reason}"]
+        return textwrap.wrap(f"{first} and {second} cannot be compared by sample: {pair.reason}", 80)
     verdict = "can well be chance" if pair.p_value > 0.05 else "is hardly chance"
-    lines = [
-        f"{first} against {second} on {pair.num_common} samples of {pair.split}: both right {pair.num_both_right}, "
-        f"only {first} {pair.num_only_first}, only {second} {pair.num_only_second}, both wrong {pair.num_both_wrong}",
-        f"McNemar's exact test: p = {pair.p_value:.3g}; the difference {verdict}",
-    ]
+    counts = (
+        f"both right {pair.num_both_right}, only {first} {pair.num_only_first}, only {second} {pair.num_only_second}, "
+        f"both wrong {pair.num_both_wrong}"
+    )
+    test = "McNemar's exact test"
+    if pair.num_nearer_first is not None:
+        counts = f"{first} is nearer on {pair.num_nearer_first}, {second} on {pair.num_nearer_second}"
+        test = "sign test"
+    lines = textwrap.wrap(f"{first} against {second} on {pair.num_common} samples of {pair.split}: {counts}", 80)
+    lines.append(f"{test}: p = {pair.p_value:.3g}; the difference {verdict}")
     shown = pair.flips[:num_flips]
     if shown:
         rows = [

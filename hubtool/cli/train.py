@@ -12,7 +12,7 @@ from hubtool.cli.output import Output, table
 from hubtool.cli.text import short
 
 if TYPE_CHECKING:
-    from hubtool.records.reports import EvaluateReport, FinetuneReport, Lookalikes, Twin
+    from hubtool.records.reports import EvaluateReport, FinetuneReport, Lookalikes, Prediction, Twin
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -356,15 +356,32 @@ def predict(
         import sys
 
         writer = csv.writer(sys.stdout)
-        writer.writerow(["path", "class", "score"])
+        is_number = any(p.task == "regression" for p in predictions)
+        writer.writerow(["path", *(("output", "value") if is_number else ("class", "score"))])
         for prediction in predictions:
             for name, score in prediction.scores:
                 writer.writerow([prediction.path, name, f"{score:.6f}"])
         return
 
     def human() -> str:
-        return "\n".join(
-            f"{p.path}: " + ", ".join(f"{name} {100 * score:.1f} %" for name, score in p.scores) for p in predictions
-        )
+        return "\n".join(_predicted(p) for p in predictions)
 
-    out.result(documents, ids=[p.scores[0][0] for p in predictions], human=human)
+    out.result(documents, ids=[_predicted_id(p) for p in predictions], human=human)
+
+
+def _predicted(prediction: Prediction) -> str:
+    """A line for people: shares in percent, numbers as they are; of several labels, which ones it is said to have."""
+    if prediction.task == "regression":
+        scores = ", ".join(f"{name} {value:.6g}" for name, value in prediction.scores)
+    else:
+        scores = ", ".join(f"{name} {100 * share:.1f} %" for name, share in prediction.scores)
+    if prediction.task == "multilabel":
+        scores = f"{' + '.join(prediction.called) or 'none'} ({scores})"
+    return f"{prediction.path}: {scores}"
+
+
+def _predicted_id(prediction: Prediction) -> str:
+    """For scripts: the class, the labels as a table has them, or the numbers."""
+    if prediction.task == "regression":
+        return " ".join(f"{value:.9g}" for _, value in prediction.scores)
+    return "|".join(prediction.called)

@@ -155,13 +155,18 @@ def _samples(images: list[Path], reporter: Reporter) -> tuple[Sample, ...]:
 def _predictions(loaded: Loaded, samples: tuple[Sample, ...], found: Predictions, top: int) -> Iterator[Prediction]:
     shares_NK = metrics.probabilities(loaded.task, found.logits_NK)
     first = metrics.predicted_classes(loaded.task, found.logits_NK, threshold=loaded.threshold)
+    limit = metrics.THRESHOLD if loaded.threshold is None else loaded.threshold
     for sample, shares_K, chosen in zip(samples, shares_NK, first, strict=True):
+        called: list[int] = [] if loaded.task == "regression" else [int(chosen)]
         order = np.argsort(-shares_K, kind="stable")
         if loaded.task == "regression":
             order = np.arange(len(shares_K))
         elif loaded.task == "binary":
             order = np.array([chosen, 1 - chosen])[:top]
         else:
+            called = [k for k in order if shares_K[k] >= limit] if loaded.task == "multilabel" else called
             order = order[:top]
         scores = tuple((loaded.classes[k], float(shares_K[k])) for k in order)
-        yield Prediction(path=str(sample.path), scores=scores)
+        yield Prediction(
+            path=str(sample.path), task=loaded.task, scores=scores, called=tuple(loaded.classes[k] for k in called)
+        )

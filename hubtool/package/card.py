@@ -15,7 +15,7 @@ import jinja2
 
 from hubtool.core.errors import IntegrityError
 from hubtool.package import prose
-from hubtool.package.facts import CONFUSION_NAME, CURVES_NAME, Facts, read_facts
+from hubtool.package.facts import CURVES_NAME, FIGURES, Facts, read_facts
 from hubtool.package.front import metadata, to_yaml
 from hubtool.package.snippets import REPO
 from hubtool.records.package import Layout
@@ -74,7 +74,8 @@ def render_facts(facts: Facts, *, repo: str = REPO, person: Mapping[str, str] | 
         settings=[(key, value) for key, (value, _) in facts.settings.items()],
         changed=[(key, value) for key, (value, is_changed) in facts.settings.items() if is_changed],
         curves=CURVES_NAME if facts.has_file(CURVES_NAME) else "",
-        confusion=CONFUSION_NAME if facts.has_file(CONFUSION_NAME) else "",
+        figure=FIGURES[facts.task.name] if facts.has_file(FIGURES[facts.task.name][0]) else None,
+        by_threshold=prose.by_threshold(facts),
     )
     mark = f"<!-- hubtool card v{TEMPLATE_VERSION} · {repo} · compiled from the files of this package -->"
     card = f"---\n{to_yaml(metadata(facts, repo))}---\n{mark}\n\n{_squeeze(body)}\n"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from hubtool.core.errors import IntegrityError
 from hubtool.package import licenses
 from hubtool.package.privacy import LOG_NAME
@@ -20,8 +22,9 @@ from hubtool.records.backbone import BackboneEntry, LayerTable
 from hubtool.records.claims import Claim
 from hubtool.records.dataset import DataManifest
 from hubtool.records.environment import Environment
+from hubtool.records.evidence import Predictions
 from hubtool.records.log import Event
-from hubtool.records.metrics import SAMPLE_SHARES, wilson
+from hubtool.records.metrics import SAMPLE_SHARES, compute, mean_intervals, wilson
 from hubtool.records.package import Layout, Snippet, Snippets
 from hubtool.records.recipe import Card, Recipe
 from hubtool.records.reports import Reproduction
@@ -37,7 +40,13 @@ SNIPPETS_NAME = "evidence/snippets.json"
 WEIGHTS_NAME = "evidence/weights.json"
 GOLDEN_NAME = "evidence/golden.safetensors"
 CURVES_NAME = "plots/curves.png"
-CONFUSION_NAME = "plots/confusion_matrix.png"
+# Task → the plot of its predictions that a card shows, and what it is.
+FIGURES = {
+    "classification": ("plots/confusion_matrix.png", "Confusion matrix"),
+    "binary": ("plots/confusion_matrix.png", "Confusion matrix"),
+    "multilabel": ("plots/per_class.png", "Recall of each label"),
+    "regression": ("plots/calibration.png", "Predicted against true values"),
+}
 
 # Metric → (title, the Hub's metric id, what it is in a few words).
 METRICS = {
@@ -57,11 +66,23 @@ METRICS = {
     "rmse": ("RMSE", "rmse", "root of the mean squared error"),
     "r2": ("R²", "r_squared", "share of the variance explained"),
 }
+# What differs in words, by task.
+_MEANINGS = {
+    ("classification", "loss"): "mean cross-entropy per picture",
+    ("binary", "loss"): "mean binary cross-entropy per picture",
+    ("binary", "top1"): "share of pictures whose class, by the threshold above, is the right one",
+    ("multilabel", "loss"): "mean binary cross-entropy per picture and label",
+    ("multilabel", "macro_f1"): "mean of the labels' F1, a label given from probability 0.5 on",
+    ("multilabel", "auroc"): "area under the ROC curve, mean of the labels",
+    ("multilabel", "average_precision"): "area under the precision-recall curve, mean of the labels",
+    ("regression", "loss"): "mean squared error",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimRow:
-    """One line of the results. ``low`` and ``high`` bound Wilson's 95 % interval of a share of the pictures, else None."""
+    """One line of the results. ``low`` and ``high`` bound the 95 % interval of a share of the pictures (Wilson's) or of a mean
+    over them, else None."""
 
     claim: Claim
     title: str
@@ -81,6 +102,21 @@ class SplitRow:
     smallest: int | None
     median: float | None
     largest: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputRow:
+    """One output of a regression on the claimed split: its errors, and what the targets are; ``r2`` None where they are one
+    number. All but r2 in the target's own unit."""
+
+    name: str
+    mae: float
+    rmse: float
+    r2: float | None
+    lowest: float
+    mean: float
+    sd: float
+    highest: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +164,31 @@ class Facts:
     def title(self) -> str:
         if self.card.title:
             return self.card.title
-        what = self.card.dataset or (
-            f"{self.num_classes} " + ("outputs" if self.task.name == "regression" else "classes")
-        )
+        if self.task.name == "regression":
+            names = " and ".join(self.data.classes) if self.num_classes <= 2 else f"{self.num_classes} numbers"
+            names = "a number" if names == "target" else names  # the column's name where the table tells no other
+            on = f" on {self.card.dataset}" if self.card.dataset else ""
+            return f"{self.resolved.backbone.architecture} fine-tuned to estimate {names}{on}"
+        what = self.card.dataset or self.task.counted(self.num_classes)
         return f"{self.resolved.backbone.architecture} fine-tuned on {what}"
 
     @cached_property
     def claims(self) -> tuple[ClaimRow, ...]:
-        return tuple(_claim_row(claim) for claim in self.result.claims)
+        return tuple(_claim_row(claim, self) for claim in self.result.claims)
+
+    @cached_property
+    def predictions(self) -> dict[str, Predictions]:
+        """What the claims are compiled from, by its path."""
+        paths = dict.fromkeys(claim.evidence for claim in self.result.claims)
+        return {path: Predictions.read(self.directory / path) for path in paths}
+
+    @cached_property
+    def outputs(self) -> tuple[OutputRow, ...]:
+        """Of a regression, each output by itself; their means over several would mix units."""
+        if self.task.name != "regression" or self.headline is None:
+            return ()
+        found = self.predictions[self.headline.claim.evidence]
+        return tuple(_output_row(name, found, k) for k, name in enumerate(self.data.classes))
 
     @property
     def headline(self) -> ClaimRow | None:
@@ -148,8 +201,10 @@ class Facts:
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Split → class name → pictures; empty where a target is no class."""
-        return {name: _counts(self.data, name) for name in self.data.splits} if self.has_classes else {}
+        """Split → class or label → pictures; empty where a target is neither."""
+        if self.task.name == "regression":
+            return {}
+        return {name: _counts(self.data, name) for name in self.data.splits}
 
     @property
     def has_classes(self) -> bool:
@@ -210,27 +265,46 @@ def read_facts(directory: Path, layout: Layout, counted: Collection[str] = ()) -
     )
 
 
-def _counted(num_classes: int, task: Task) -> str:
-    words = {"regression": "output", "multilabel": "label"}
-    word = words.get(task.name, "class")
-    return f"1 {word}" if num_classes == 1 else f"{num_classes} {word}" + ("es" if word == "class" else "s")
-
-
-def _claim_row(claim: Claim) -> ClaimRow:
+def _claim_row(claim: Claim, facts: Facts) -> ClaimRow:
     title, hub_id, meaning = METRICS.get(claim.metric, (claim.metric, claim.metric, ""))
-    bounds = wilson(claim.value, claim.num_samples) if claim.metric in SAMPLE_SHARES else None
+    meaning = _MEANINGS.get((facts.task.name, claim.metric), meaning)
+    if facts.task.name == "regression" and facts.num_classes > 1:
+        meaning = f"{meaning}, mean of the outputs"
+    found = facts.predictions[claim.evidence]
+    bounds = mean_intervals(facts.task.name, found.logits_NK, found.targets).get(claim.metric)
+    if claim.metric in SAMPLE_SHARES:
+        low, high = wilson(claim.value, claim.num_samples)
+        bounds = float(low), float(high)
     return ClaimRow(
         claim=claim,
         title=title,
         hub_id=hub_id,
         meaning=meaning,
-        low=float(bounds[0]) if bounds else None,
-        high=float(bounds[1]) if bounds else None,
+        low=bounds[0] if bounds else None,
+        high=bounds[1] if bounds else None,
+    )
+
+
+def _output_row(name: str, found: Predictions, k: int) -> OutputRow:
+    targets_N1, outputs_N1 = found.targets[:, [k]].astype(np.float64), found.logits_NK[:, [k]]
+    values = compute("regression", outputs_N1, targets_N1)
+    return OutputRow(
+        name=name,
+        mae=values["mae"],
+        rmse=values["rmse"],
+        r2=values.get("r2"),
+        lowest=float(targets_N1.min()),
+        mean=float(targets_N1.mean()),
+        sd=float(targets_N1.std()),
+        highest=float(targets_N1.max()),
     )
 
 
 def _counts(data: DataManifest, split: str) -> dict[str, int]:
-    counts = Counter(sample.target for sample in data.splits[split])
+    counts: Counter[object] = Counter()
+    for sample in data.splits[split]:
+        is_several = isinstance(sample.target, tuple)
+        counts.update(np.flatnonzero(sample.target).tolist() if is_several else [sample.target])
     return {name: counts.get(index, 0) for index, name in enumerate(data.classes)}
 
 

@@ -75,7 +75,9 @@ def _results(facts: Facts) -> list[dict[str, Any]]:
     """One result per claimed split."""
     dataset = dataset_id(facts)
     name = dataset or (
-        one_line(facts.card.dataset) if facts.card.dataset else f"a folder of {facts.num_classes} classes"
+        one_line(facts.card.dataset)
+        if facts.card.dataset
+        else f"a folder of pictures with {facts.task.counted(facts.num_classes)}"
     )
     results = []
     for split in dict.fromkeys(row.claim.split for row in facts.claims):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubtool.core.errors import HubtoolError
+from hubtool.core.ids import RepoId
 from hubtool.package import licenses, secrets
 from hubtool.records.reports import LintFinding
 from hubtool.records.yaml_loader import load_yaml
@@ -24,6 +25,8 @@ _OBJECTS = (".pkl", ".pickle", ".joblib", ".dill")
 _TRAINERS = re.compile(r"(.*/)?(training_args|optimizer|scheduler|scaler|rng_state(_\d+)?)\.(bin|pt|pth)")
 # Weights that run, but that nobody fine-tunes in torch; those of Keras may hold code.
 _OTHER_WEIGHTS = (".onnx", ".tflite", ".gguf", ".msgpack", ".h5", ".keras", ".pb", ".npz")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TEMPLATE = re.compile(r"\[?more information needed\]?", re.IGNORECASE)
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_POINTER_BYTES = 1024
@@ -85,7 +88,8 @@ _CARD = "write into the front matter of README.md"
 
 def _weights(repo: Repository) -> Verdict:
     weights = [path for path in repo.ending(".safetensors", *_PICKLES) if not _TRAINERS.fullmatch(path)]
-    pointers = [path for path in weights if repo.texts.get(path, b"").startswith(_POINTER)]
+    others = repo.ending(*_OTHER_WEIGHTS)
+    pointers = [path for path in (*weights, *others) if repo.texts.get(path, b"").startswith(_POINTER)]
     if pointers:
         return (
             f"{pointers[0]} is a pointer of git-lfs, not the weights",
@@ -98,13 +102,21 @@ def _weights(repo: Repository) -> Verdict:
             f"the weights are a pickle ({weights[0]}): loading it can run code",
             _as_safetensors(weights[0]),
         )
-    others = repo.ending(*_OTHER_WEIGHTS)
     if others:
-        return f"{others[0]} is all there is: nobody can train it further in torch", "push model.safetensors beside it"
-    return "there are no weights", "push model.safetensors"
+        return (
+            f"nobody can train {others[0]} further in torch, and no other weights are here",
+            "push the model.safetensors that it was made from beside it",
+        )
+    return "there are no weights", f"push {'adapter_' if _adapter(repo) else ''}model.safetensors"
 
 
 def _as_safetensors(path: str) -> str:
+    if _SHARD.search(path):
+        return (
+            "where you trust it, load it with transformers and save_pretrained() it; push the safetensors that writes"
+        )
+    if path.endswith("adapter_model.bin"):
+        return f"hubtool convert {path}, and push the adapter_model.safetensors that writes in its place"
     if path.lower().endswith(_OBJECTS):
         return "where you trust it, load it and write its state_dict() with safetensors.torch.save_file; push that"
     return f"hubtool convert {path}, and push that as model.safetensors"
@@ -147,7 +159,7 @@ def _config(repo: Repository) -> Verdict:
     config = repo.json("config.json")
     named = [config, _own(config)]
     is_named = any(key in section for section in named for key in ("architecture", "architectures", "model_type"))
-    if is_named or _adapter_base(repo):
+    if is_named or _adapter(repo).get("base_model_name_or_path"):
         return None
     what = "config.json names no architecture" if "config.json" in repo.sizes else "there is no config.json"
     return what, "push with timm, transformers or `hubtool push`: they write which network the weights belong to"
@@ -155,6 +167,16 @@ def _config(repo: Repository) -> Verdict:
 
 def _classes(repo: Repository) -> Verdict:
     config = repo.json("config.json")
+    if _adapter(repo) and "config.json" not in repo.sizes:
+        # A config.json of its own would make transformers take the directory for a whole model.
+        return (
+            None
+            if "id2label" in repo.card
+            else (
+                "the class names are missing: an output is only a number",
+                "show in README.md the from_pretrained(BASE, id2label={0: …}) that the adapter is put on",
+            )
+        )
     labels = config.get("label_names") or _own(config).get("classes")
     if labels is None and isinstance(config.get("id2label"), dict):
         labels = list(config["id2label"].values())
@@ -178,9 +200,10 @@ def _preprocessing(repo: Repository) -> Verdict:
     known = [config, repo.json("preprocessor_config.json"), *(c for c in (cfg, own) if isinstance(c, dict))]
     if any(("mean" in c and "std" in c) or ("image_mean" in c and "image_std" in c) for c in known):
         return None
+    timm = ", or mean, std, input_size, crop_pct and interpolation to pretrained_cfg of config.json"
     return (
         "size, mean and std of the input are nowhere",
-        "add preprocessor_config.json, or mean, std, input_size, crop_pct and interpolation to pretrained_cfg of config.json",
+        f"add preprocessor_config.json{'' if _adapter(repo) else timm}",
     )
 
 
@@ -213,22 +236,41 @@ def _license(repo: Repository) -> Verdict:
     return None
 
 
-def _adapter_base(repo: Repository) -> str:
-    """What an adapter (PEFT) was made for; empty for other models."""
-    name = repo.json("adapter_config.json").get("base_model_name_or_path")
-    return name if isinstance(name, str) else ""
+def _adapter(repo: Repository) -> dict[str, Any]:
+    """What PEFT wrote of an adapter; empty for other models."""
+    return repo.json("adapter_config.json")
+
+
+def _is_elsewhere(name: object) -> bool:
+    """Whether it names a directory of somebody's machine, which no repository of a hub can be called."""
+    try:
+        RepoId(str(name) if "/" in str(name) else f"of/{name}")
+    except HubtoolError:
+        return True
+    return False
 
 
 def _base(repo: Repository) -> Verdict:
-    front, manifest = repo.front, repo.json("hubtool.json")
-    if not front.get("base_model") and not manifest.get("base_model") and not _adapter_base(repo):
-        return "the backbone is not named", f"{_CARD}: base_model: OWNER/NAME and base_model_relation: finetune"
+    front, manifest, adapter = repo.front, repo.json("hubtool.json"), _adapter(repo)
+    where = f"{_CARD}: base_model: OWNER/NAME and base_model_relation: {'adapter' if adapter else 'finetune'}"
+    named = front.get("base_model")
+    if adapter:  # its readers load what stands here, whatever the card says
+        named = adapter.get("base_model_name_or_path")
+        where = 'write into adapter_config.json "base_model_name_or_path": "OWNER/NAME"'
+    if not named and not manifest.get("base_model"):
+        return "the backbone is not named", where
+    elsewhere = [name for name in (named if isinstance(named, list) else [named]) if name and _is_elsewhere(name)]
+    if elsewhere:
+        return f"the backbone is {elsewhere[0]}: nobody else has that directory", where
     pinned = repo.json("resolved.json").get("backbone", {})
     if isinstance(pinned, dict) and (pinned.get("files") or pinned.get("pretrained") is False):
         return None  # by the digest of each file, or there is nothing to pin
-    if not front.get("base_model_revision") and not manifest.get("base_revision"):
-        return "the backbone's revision is not pinned", f"{_CARD}: base_model_revision: the commit it was loaded from"
-    return None
+    revisions = (front.get("base_model_revision"), manifest.get("base_revision"), adapter.get("revision"))
+    if any(_COMMIT.fullmatch(str(revision)) for revision in revisions):
+        return None
+    moving = next((f": {revision} can move" for revision in revisions if revision), "")
+    where = 'write into adapter_config.json "revision":' if adapter else f"{_CARD}: base_model_revision:"
+    return f"the backbone's revision is not pinned{moving}", f"{where} the commit it was loaded from"
 
 
 def _data(repo: Repository) -> Verdict:

@@ -10,6 +10,7 @@ from hubtool.package import licenses
 from hubtool.package.facts import Facts
 from hubtool.package.front import dataset_id, one_line
 from hubtool.records import reproductions
+from hubtool.records.claims import SHARES
 from hubtool.records.recipe import Freeze
 from hubtool.records.reports import Reproduction
 
@@ -118,9 +119,11 @@ def data_notes(facts: Facts) -> list[str]:
     data = facts.data
     notes = []
     if facts.resolved.data.labels != "folders":
-        notes.append(f"Labels: {md(facts.resolved.data.labels)}.")
-    share = 100 * facts.resolved.data.val_fraction
-    notes.append(f"Without a val folder, {share:g} % of each class are held out, chosen by content hash.")
+        what = "Targets" if facts.task.name == "regression" else "Labels"
+        notes.append(f"{what}: {md(facts.resolved.data.labels)}.")
+    given = "val folder" if facts.resolved.data.labels == "folders" else "val split in the table"
+    held = f"{100 * facts.resolved.data.val_fraction:g} % of {'each class' if facts.has_classes else 'the pictures'}"
+    notes.append(f"Without a {given}, {held} are held out, chosen by content hash.")
     notes += [f"{count(n)} pictures converted to RGB: {md(rule)}." for rule, n in sorted(data.conversions.items()) if n]
     if data.num_leaked:
         notes.append(f"**{count(data.num_leaked)} pictures stand in train and in another split.**")
@@ -175,25 +178,48 @@ def numerics(facts: Facts) -> list[tuple[str, str]]:
     return rows + sorted(value.libraries.items())
 
 
-def intended(facts: Facts) -> str:
-    if facts.task.name == "regression":
-        return "For pictures like those it was trained on, preprocessed as config.json says; outputs have the labels' units."
+def by_threshold(facts: Facts) -> str:
+    """Of a binary model: where one class ends, for the figures were measured there and a plain argmax decides elsewhere."""
+    threshold = facts.result.threshold
+    if facts.task.name != "binary" or threshold is None:
+        return ""
     return (
-        "For pictures like those it was trained on, preprocessed as config.json says. It answers with its classes for any "
-        "picture, also one that shows none of them."
+        f"A picture is {md(facts.data.classes[1])} from a probability of {threshold:.4g} on: the threshold with the best balanced "
+        f"accuracy on `val`. The results are measured with it and hubtool answers by it; a plain argmax, and the log by epoch, "
+        f"decide at 0.5."
     )
+
+
+_INTENDED = {
+    "regression": "It answers with numbers for any picture, in the unit of the targets, also far outside of their range.",
+    "multilabel": "It judges each label by itself: a picture can have several, or none.",
+}
+
+
+def intended(facts: Facts) -> str:
+    default = "It answers with its classes for any picture, also one that shows none of them."
+    does = _INTENDED.get(facts.task.name, default)
+    return f"For pictures like those it was trained on, preprocessed as config.json says. {does}"
 
 
 def limits(facts: Facts) -> list[str]:
     lines = []
     headline = facts.headline
-    if headline is not None and headline.low is not None and headline.high is not None:
+    if (
+        headline is not None
+        and headline.claim.metric in SHARES
+        and headline.low is not None
+        and headline.high is not None
+    ):
         wide = headline.high - headline.low
         if wide > 0.1:
             lines.append(f"The evaluation is small: the 95 % interval of {headline.title} is {wide:.2f} wide.")
     lines.append(
         "Measured on pictures of the same source as the training pictures; another camera, place or time was not tried."
     )
+    for output in facts.outputs:
+        if output.r2 is not None and output.r2 < 0:
+            lines.append(f"**On {md(output.name)} it is worse than always answering the mean of the split.**")
     for row in facts.splits:
         if row.name == "train" and row.smallest is not None and row.largest and row.largest > 10 * max(1, row.smallest):
             lines.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from hubtool.records.backbone import Library
@@ -22,7 +23,10 @@ transform = timm.data.create_transform(**timm.data.resolve_model_data_config(mod
 logits = model(transform(Image.open("picture.jpg").convert("RGB")).unsqueeze(0))
 """
 _TIMM_CLASSES = 'print(model.pretrained_cfg["label_names"][logits.argmax().item()])\n'
-_TIMM_OUTPUTS = "print(logits.tolist())\n"
+_TIMM_OUTPUTS = {
+    "multilabel": 'print(dict(zip(model.pretrained_cfg["label_names"], logits.sigmoid()[0].tolist())))\n',
+    "regression": 'print(dict(zip(model.pretrained_cfg["label_names"], logits[0].tolist())))\n',
+}
 
 _TRANSFORMERS = """\
 from transformers import pipeline
@@ -133,15 +137,17 @@ def snippets_for(layout: Layout, resolved: ResolvedRecipe) -> dict[str, str]:
     task, mode, library = resolved.task, _MODES[resolved.preprocess.in_chans], resolved.backbone.library
     programs: dict[str, str] = {}
     if layout == "timm":
-        programs["timm"] = _TIMM + (_TIMM_OUTPUTS if task in ("regression", "multilabel") else _TIMM_CLASSES)
+        programs["timm"] = _TIMM + _TIMM_OUTPUTS.get(task, _TIMM_CLASSES)
     if layout == "torchvision":
         programs["torchvision"] = _torchvision(resolved)
     if layout == "hubtool":
         programs[library] = _OWN_HEADS[library](resolved)
     if layout in ("timm", "transformers") and task in ("classification", "binary") and mode == "RGB":
         programs["transformers"] = _TRANSFORMERS
-    is_one = task in ("classification", "binary")
-    programs["hubtool"] = _HUBTOOL if is_one else _HUBTOOL.replace(".scores[0][0]", ".scores")
+    answers = {"multilabel": "called", "regression": "scores"}
+    programs["hubtool"] = _HUBTOOL.replace("scores[0][0]", answers.get(task, "scores[0][0]"))
+    if task == "regression":
+        programs = {name: re.sub(r"(?<!\.)\blogits\b", "outputs", code) for name, code in programs.items()}
     return {name: code.replace('"RGB"', f'"{mode}"') for name, code in programs.items()}
 
 
@@ -187,7 +193,8 @@ def _own_answer(task: TaskName) -> str:
         return "print(classes[logits.argmax().item()])\n"
     if task == "binary":
         return "print(classes[int(logits.item() > 0)])\n"
-    return "print(dict(zip(classes, logits[0].tolist())))\n"
+    values = "logits.sigmoid()" if task == "multilabel" else "logits"
+    return f"print(dict(zip(classes, {values}[0].tolist())))\n"
 
 
 def for_package(code: str, library: str, package: str, picture: str) -> str:

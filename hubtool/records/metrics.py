@@ -276,6 +276,35 @@ def _ratio(part: Array, whole: Array) -> Array:
     return np.divide(part, whole, out=np.zeros(len(whole), np.float64), where=whole > 0)
 
 
+def mean_intervals(task: TaskName, logits_NK: Array, targets: Array) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the metrics that are means over the samples: mean ± 1.96·s/sqrt(N), never below 0.
+
+    Those are the loss, and of a regression the MAE and, where it has one output, the RMSE (from that of its square). Empty
+    below two samples.
+    """
+    logits_NK, targets = _checked(task, logits_NK, targets)
+    num = len(logits_NK)
+    if num < 2:
+        return {}
+    if task == "regression":
+        errors_NK = np.abs(logits_NK - targets)
+        means = {"mae": errors_NK.mean(axis=1), "loss": (errors_NK**2).mean(axis=1)}
+    elif task == "multilabel":
+        means = {"loss": _bce(logits_NK, targets).mean(axis=1)}
+    elif task == "binary":
+        means = {"loss": _bce(logits_NK[:, 0], targets)}
+    else:
+        means = {"loss": -_log_softmax(logits_NK)[np.arange(num), targets]}
+    found = {}
+    for metric, values_N in means.items():
+        middle, half = float(values_N.mean()), float(_Z * values_N.std(ddof=1) / np.sqrt(num))
+        found[metric] = (max(0.0, middle - half), middle + half)
+    if task == "regression" and logits_NK.shape[1] == 1:
+        low, high = found["loss"]
+        found["rmse"] = (float(np.sqrt(low)), float(np.sqrt(high)))
+    return found
+
+
 # Shares of the samples themselves, each right or wrong: those that have Wilson's interval.
 SAMPLE_SHARES = frozenset({"top1", "top5"})
 _Z = 1.96

@@ -12,6 +12,7 @@ from hubtool.records.run import Result
 from hubtool.records.runs import Measured
 from hubtool.records.seed_bands import Seeds
 from hubtool.records.strict import Record
+from hubtool.records.tasks import TaskName
 
 
 class PullReport(Record):
@@ -150,10 +151,16 @@ class ConvertReport(Record):
 
 
 class Prediction(Record):
-    """``scores`` are (class, probability), best first; a regression has its outputs there."""
+    """``scores`` are (class, probability), best first; of a regression (output, value in the target's unit).
+
+    ``called`` is what the picture is said to be: its class, or each label at or above the threshold, which may be none; empty for
+    a regression.
+    """
 
     path: str
+    task: TaskName
     scores: tuple[tuple[str, float], ...]
+    called: tuple[str, ...]
 
 
 class Suspicion(Record):

@@ -99,7 +99,8 @@ class Flip(Record):
 
 class Pair(Record):
     """Two runs on the samples both predicted: ``p_value`` is McNemar's exact one, two-sided; None where nothing can be paired,
-    and ``reason`` says why."""
+    and ``reason`` says why. A regression has no right and wrong: ``num_nearer_first`` and ``num_nearer_second`` count which
+    of the two is nearer to the target, and ``p_value`` is the sign test's."""
 
     first: str
     second: str
@@ -109,6 +110,8 @@ class Pair(Record):
     num_only_first: int = 0
     num_only_second: int = 0
     num_both_wrong: int = 0
+    num_nearer_first: int | None = None
+    num_nearer_second: int | None = None
     p_value: float | None = None
     flips: tuple[Flip, ...] = ()
     reason: str = ""

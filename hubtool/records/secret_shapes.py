@@ -26,9 +26,10 @@ class Secret:
 # Each pattern has one group: the secret itself.
 _SHAPES: tuple[tuple[str, bytes], ...] = (
     ("Hugging Face token", rb"(?<![A-Za-z0-9_])((?:hf|api_org)_[A-Za-z0-9]{20,})"),
-    (  # those of a hubtool hub have - and _ in them; a long name in snake_case has no capital, no digit
+    (  # those of a hubtool hub have - and _ in them; a long name in snake_case has no capital, no digit. One token in 1,500
+        # has no digit either, but then many capitals.
         "hub token",
-        rb"(?<![A-Za-z0-9_])(hf_(?=[\w-]*[0-9])(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{40,})",
+        rb"(?<![A-Za-z0-9_])(hf_(?=[\w-]*[0-9]|(?:[a-z_-]*[A-Z]){8})(?=[\w-]*[A-Z])(?=[\w-]*[a-z])[\w-]{40,})",
     ),
     ("W&B key", rb"(?<![A-Za-z0-9_])(wandb_v\d+_[A-Za-z0-9_]{30,})"),
     (

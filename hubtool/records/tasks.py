@@ -21,6 +21,11 @@ class Task:
     metrics: tuple[str, ...]
     pipeline_tag: str
     higher_is_better: bool
+    outputs: tuple[str, str] = ("class", "classes")
+
+    def counted(self, num_classes: int) -> str:
+        """``3 classes``, ``1 label``: how many of what the model's outputs stand for."""
+        return f"{num_classes:,} {self.outputs[num_classes != 1]}"
 
     def num_outputs(self, num_classes: int) -> int:
         return 1 if self.name == "binary" else num_classes
@@ -47,6 +52,7 @@ TASKS: dict[str, Task] = {
         metrics=("average_precision", "macro_f1", "auroc", "loss"),
         pipeline_tag="image-classification",
         higher_is_better=True,
+        outputs=("label", "labels"),
     ),
     "regression": Task(
         name="regression",
@@ -54,5 +60,6 @@ TASKS: dict[str, Task] = {
         metrics=("mae", "rmse", "r2", "loss"),
         pipeline_tag="image-feature-extraction",
         higher_is_better=False,
+        outputs=("output", "outputs"),
     ),
 }

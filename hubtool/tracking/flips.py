@@ -16,7 +16,7 @@ import numpy as np
 from hubtool.records import metrics
 from hubtool.records.evidence import Predictions
 from hubtool.records.runs import Flip, Pair
-from hubtool.records.tasks import TaskName
+from hubtool.records.tasks import TASKS, TaskName
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -58,6 +58,8 @@ def pair(first: Judged, second: Judged, *, max_flips: int = 200) -> Pair:
     targets = first.predictions.targets[ours]
     if not np.array_equal(targets, second.predictions.targets[theirs]):
         return blank.model_copy(update={"reason": "the labels of some samples differ"})
+    if first.task == "regression":
+        return blank.model_copy(update=_nearer(first, second, ours, theirs))
     (all_first, sure_first), (all_second, sure_second) = _called(first), _called(second)
     called_first, called_second = all_first[ours], all_second[theirs]
     is_first, is_second = called_first == targets, called_second == targets
@@ -88,11 +90,29 @@ def pair(first: Judged, second: Judged, *, max_flips: int = 200) -> Pair:
     )
 
 
+def _nearer(first: Judged, second: Judged, ours: Array, theirs: Array) -> dict[str, Any]:
+    """Which run's one output is nearer to the target, sample by sample; equal distances count for neither (the sign test)."""
+    targets_N1 = first.predictions.targets[ours].astype(np.float64)
+    error_first = np.abs(first.predictions.logits_NK[ours] - targets_N1)
+    error_second = np.abs(second.predictions.logits_NK[theirs] - targets_N1)
+    num_first, num_second = int((error_first < error_second).sum()), int((error_second < error_first).sum())
+    return {
+        "num_common": len(ours),
+        "num_nearer_first": num_first,
+        "num_nearer_second": num_second,
+        "p_value": mcnemar(num_first, num_second),  # both are the exact binomial test of an even split
+    }
+
+
 def _reason(first: Judged, second: Judged) -> str:
-    if {first.task, second.task} - {"classification", "binary"}:
-        return "samples can be right or wrong only where each has one class"
-    if first.task != second.task or first.classes != second.classes:
-        return "their classes differ"
+    if first.task != second.task:
+        return f"one is {first.task}, the other {second.task}"
+    if first.task == "multilabel":
+        return "a picture with several labels is not simply right or wrong"
+    if first.classes != second.classes:
+        return f"their {TASKS[first.task].outputs[1]} differ"
+    if first.task == "regression" and len(first.classes) > 1:
+        return "their outputs may have different units"
     if first.predictions.split != second.predictions.split:
         return f"one was evaluated on {first.predictions.split}, the other on {second.predictions.split}"
     return ""

@@ -16,8 +16,9 @@ MAX_RESAMPLED = 400_000  # samples times outputs; beyond it the resamples would 
 
 
 def intervals(task: TaskName, predictions: Predictions, *, threshold: float | None) -> dict[str, Measured]:
-    """Every metric of the split. Top-k shares have Wilson's interval, the others percentiles over 200 resamples of the samples,
-    drawn with a fixed seed (bootstrap, Efron 1979); none where there are too few or too many samples for it."""
+    """Every metric of the split. Top-k shares have Wilson's interval, means over the samples (loss, MAE) that of a mean, the
+    others percentiles over 200 resamples of the samples, drawn with a fixed seed (bootstrap, Efron 1979); none where there
+    are too few or too many samples for it."""
     logits_NK, targets = predictions.logits_NK, predictions.targets
     num = len(predictions.samples)
     values = metrics.compute(task, logits_NK, targets, threshold=threshold)
@@ -31,11 +32,13 @@ def intervals(task: TaskName, predictions: Predictions, *, threshold: float | No
                 draws.setdefault(metric, []).append(value)
         for metric, value in values.items():
             low, high = (float(v) for v in np.percentile(draws[metric] or [value], (2.5, 97.5)))
-            if low == high and metric in SHARES:  # nothing to resample at 0 or 1: the share's own tolerance
+            if high - low < 1e-9 and metric in SHARES:  # nothing to resample at 0 or 1: the share's own tolerance
                 tolerance = tolerance_of(metric, value, num)
                 low, high = max(0.0, value - tolerance), min(1.0, value + tolerance)
             found[metric] = Measured(value=value, low=low, high=high)
     for metric in metrics.SAMPLE_SHARES & values.keys():
         low, high = (float(v) for v in wilson(values[metric], num))
+        found[metric] = Measured(value=values[metric], low=low, high=high)
+    for metric, (low, high) in metrics.mean_intervals(task, logits_NK, targets).items():
         found[metric] = Measured(value=values[metric], low=low, high=high)
     return found

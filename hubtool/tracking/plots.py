@@ -14,11 +14,12 @@ import numpy as np
 
 from hubtool.records.claims import SHARES
 from hubtool.records.log import Event
-from hubtool.tracking.plots_style import INK, LINES, PALE, figure, shorten, written
+from hubtool.tracking.plots_style import INK, LINES, PALE, figure, plain_ticks, shorten, written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_COUNTED_CLASSES = 20
 _SMOOTH_FROM = 120
+_LOG_FROM = 30  # times the median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,8 @@ def curves(events: Iterable[Event], path: Path, *, title: str = "") -> tuple[Pat
             axis.set_ylabel(unit)
             if name in ("loss", "validation"):
                 _mark_best(axis, found, is_lower_better=name == "loss")
+            if name in ("loss", "errors"):
+                _spread_out(axis, found)
         if title:
             fig.suptitle(title, x=0.01, ha="left", fontsize=10.5)
     return written(path)
@@ -59,6 +62,7 @@ def overlaid(runs: Mapping[str, Iterable[Event]], path: Path, *, metric: str) ->
             axis.set_title(f"validation {tag}")
             axis.set_xlabel("optimizer step")
             axis.set_ylabel("share" if tag in SHARES else tag)
+            _spread_out(axis, dict(lines))
     return written(path)
 
 
@@ -81,9 +85,11 @@ def _panels(series: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
         if key.partition("/")[0] in SHARES and not key.endswith(("/train", "/test"))
     }
     rates: dict[str, Any] = {key: value for key, value in series.items() if key.startswith("lr")}
+    errors: dict[str, Any] = {key: series[key] for key in ("mae/val", "rmse/val") if key in series}
     panels = [
         ("loss", "mean loss per sample", loss),
         ("validation", "share", dict(list(shares.items())[:5])),
+        ("errors", "error in the unit of the targets", errors),
     ]
     panels.append(("learning rate", "learning rate", dict(list(rates.items())[:6])))
     return [panel for panel in panels if panel[2]] or [("loss", "mean loss per sample", {})]
@@ -120,10 +126,21 @@ def _mark_best(axis: Any, found: dict[str, Any], *, is_lower_better: bool) -> No
     axis.plot(
         [xs[best]], [ys[best]], "o", markersize=8, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.2
     )
+    is_left = xs[best] - xs[0] < (xs[-1] - xs[0]) / 4  # there is no room before it
     axis.annotate(
         f"best {ys[best]:.4g}", (xs[best], ys[best]), textcoords="offset points",
-        xytext=(-6, 12 if is_lower_better else -16), ha="right", fontsize=8.5,
+        xytext=(6 if is_left else -6, 12 if is_lower_better else -16), ha="left" if is_left else "right", fontsize=8.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )  # fmt: skip
+
+
+def _spread_out(axis: Any, found: dict[str, Any]) -> None:
+    """A logarithmic scale where a few high values at the start would press all others onto the axis."""
+    values = np.asarray([y for _, ys in found.values() for y in ys])
+    if len(values) and values.min() > 0 and values.max() > _LOG_FROM * np.median(values):
+        axis.set_yscale("log")
+        plain_ticks(axis)
+        axis.set_ylabel(f"{axis.get_ylabel()}, logarithmic")
 
 
 def confusion_matrix(

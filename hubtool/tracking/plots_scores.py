@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hubtool.records.metrics import wilson
-from hubtool.tracking.plots_style import BLUE, GREY, INK, LINES, PALE, figure, shorten, written
+from hubtool.tracking.plots_style import BLUE, GREY, INK, LINES, PALE, figure, plain_ticks, shorten, written
 from hubtool.tracking.ranking import pr_points, roc_points
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -44,6 +44,7 @@ def reliability(
         axis.legend(loc="lower right")
         below.bar((np.arange(NUM_BINS) + 0.5) / NUM_BINS, counts, width=0.9 / NUM_BINS, color=PALE, edgecolor=GREY)
         below.set_yscale("symlog", linthresh=1)
+        plain_ticks(below)
         below.set_ylim(0, max(2, counts.max() * 2))
         below.set_xlim(0, 1.02)
         below.set_ylabel("samples")

@@ -90,6 +90,14 @@ def figure(
             write_bytes(path.with_suffix(suffix), stream.getvalue())
 
 
+def plain_ticks(axis: Any) -> None:
+    """A logarithmic y axis with 0.01 and 1000 at its ticks: matplotlib's own are formulas, which ``_RC`` shows as their source."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
 def written(path: Path) -> tuple[Path, Path]:
     """The two files of a plot, PNG first."""
     return path.with_suffix(".png"), path.with_suffix(".svg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,6 +80,22 @@ FOUND: dict[str, tuple[set[str], str, str]] = {
         "no code",
         "an architecture of timm or transformers",
     ),
+    "ONNX export": (
+        NEVER_THERE | {"safe weights", "class names", "card", "results"},
+        "safe weights",
+        "push the model.safetensors that it was made from beside it",
+    ),
+    "ONNX pointer": (BARE | {"safe weights", "card"}, "safe weights", "git lfs pull"),
+    "adapter": (
+        NEVER_THERE | {"class names", "card", "licence", "results"},
+        "base model",
+        'write into adapter_config.json "revision": the commit it was loaded from',
+    ),
+    "adapter of a directory": (
+        BARE - {"architecture"} | {"safe weights", "card"},
+        "base model",
+        'write into adapter_config.json "base_model_name_or_path": "OWNER/NAME"',
+    ),
 }
 # Prints what the command prints; whatever unpickles or runs anything of the repository fails it.
 HOOKED = """
@@ -130,10 +147,41 @@ def test_the_canary_sings_where_a_pickle_is_loaded(shapes: Path) -> None:
 
 
 def test_the_mend_of_a_pickle_mends_it(shapes: Path, tmp_path: Path) -> None:
-    repository = Path(shutil.copytree(shapes / "timm without a card", tmp_path / "repository"))
-    convert(repository / "pytorch_model.bin")
-    (repository / "pytorch_model.bin").unlink()
-    assert "safe weights" not in {f.name for f in lint(repository).findings if not f.is_ok}
+    for shape, pickle in (
+        ("timm without a card", "pytorch_model.bin"),
+        ("adapter of a directory", "adapter_model.bin"),
+    ):
+        repository = Path(shutil.copytree(shapes / shape, tmp_path / shape))
+        convert(repository / pickle)
+        (repository / pickle).unlink()
+        assert "safe weights" not in lacking(repository)
+        assert (repository / "adapter_model.safetensors").exists() == shape.startswith("adapter")
+
+
+def test_the_mends_of_an_adapter_mend_it(shapes: Path, tmp_path: Path) -> None:
+    repository = Path(shutil.copytree(shapes / "adapter of a directory", tmp_path / "repository"))
+    path = repository / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for name, revision, what in (
+        ("/content/drive/MyDrive/vit", "a" * 40, "nobody else has that directory"),
+        (None, "a" * 40, "the backbone is not named"),
+        ("google/vit-base-patch16-224-in21k", "main", "main can move"),
+        ("google/vit-base-patch16-224-in21k", "a" * 40, ""),
+    ):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": name, "revision": revision}))
+        detail = lacking(repository).get("base model", "")
+        assert (what in detail) if what else not detail
+    # The card alone cannot tell: PEFT loads what adapter_config.json names. Class names have no other place than the card.
+    path.write_text(json.dumps(config))
+    (repository / "README.md").write_text(
+        "---\nbase_model: google/vit-base-patch16-224-in21k\n---\nid2label={0: 'rose'}\n"
+    )
+    assert "base model" in lacking(repository)
+    assert "class names" not in lacking(repository)
+
+
+def lacking(repository: Path) -> dict[str, str]:
+    return {f.name: f.detail for f in lint(repository).findings if not f.is_ok}
 
 
 def test_what_is_not_there(hub: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hubtool.cli.main import run as commands
 from hubtool.core.errors import DataError, NotFoundError, UsageError
 from hubtool.core.progress import SILENT
 from hubtool.jobs.evaluate import evaluate
@@ -133,9 +134,29 @@ def test_predict_for_the_other_tasks(trained: dict[str, tuple[Path, FinetuneRepo
     data, report = trained["multilabel"]
     (one,) = predict(report.run, [data / "class1" / "001.png"], device="cpu")
     assert {name for name, _ in one.scores} == {"low", "mid", "high", "even"}
+    assert set(one.called) == {name for name, share in one.scores if share >= 0.5}
     data, report = trained["regression"]
     (one,) = predict(report.run, [data / "class1" / "001.png"], device="cpu")
     assert [name for name, _ in one.scores] == ["target"]
+    assert one.called == ()
+
+
+def test_predict_prints_numbers_as_numbers_and_several_labels(
+    trained: dict[str, tuple[Path, FinetuneReport]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(task: str, *options: str) -> list[str]:
+        data, report = trained[task]
+        picture = str(data / "class1" / "001.png")
+        assert commands(["predict", report.run, picture, "--device", "cpu", *options]) == 0
+        return capsys.readouterr().out.replace(picture, "PICTURE").splitlines()
+
+    value = told("regression", "-q")[0]
+    assert told("regression") == [f"PICTURE: target {float(value):.6g}"]
+    assert told("regression", "--csv")[0] == "path,output,value"
+    labels = told("multilabel", "-q")[0].split("|")
+    assert told("multilabel")[0].startswith(f"PICTURE: {' + '.join(labels)} (")
+    assert told("classification", "-q")[0] == told("classification")[0].split()[1]
+    assert told("classification", "--csv")[0] == "path,class,score"
 
 
 def test_a_backbone_predicts_but_cannot_be_evaluated(trained: dict[str, tuple[Path, FinetuneReport]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from tracking.written import finished_run
 from hubtool.core.errors import NotFoundError, UsageError
 from hubtool.jobs import runs
 from hubtool.records.evidence import Predictions
-from hubtool.tracking.flips import mcnemar
+from hubtool.records.tasks import TaskName
+from hubtool.tracking.flips import Judged, mcnemar, pair
 
 
 @pytest.fixture
@@ -139,6 +141,35 @@ def test_a_run_whose_evidence_is_gone_does_not_keep_the_others_from_being_compar
     compared = runs.compare([place.path for place in places])
     assert [pair.reason for pair in compared.pairs] == ["the evidence of b is gone", ""]
     assert all(row.values[0] and row.values[1] is None and row.values[2] for row in compared.metrics)
+
+
+def judged(task: TaskName, outputs_NK: list[list[float]], *, order: Sequence[int] = (), classes: int = 1) -> Judged:
+    """Three samples with the targets 0, 1 and 2, in any order."""
+    rows = np.asarray(order or range(3))
+    targets_NK = np.repeat(np.arange(3, dtype=np.float32)[:, None], classes, axis=1)
+    predictions = Predictions(
+        split="val",
+        samples=tuple(f"{i:064x}" for i in rows),
+        targets=targets_NK[rows],
+        logits_NK=np.asarray(outputs_NK, dtype=np.float32)[rows],
+    )
+    names = tuple("abc"[:classes])
+    return Judged(name=task, task=task, classes=names, predictions=predictions, threshold=None, paths={})
+
+
+def test_two_regressions_are_compared_by_who_is_nearer() -> None:
+    first = judged("regression", [[0.5], [1.0], [2.0]])
+    second = judged("regression", [[0.1], [1.3], [2.0]], order=(2, 0, 1))
+    found = pair(first, second)
+    assert (found.num_common, found.num_nearer_first, found.num_nearer_second, found.p_value) == (3, 1, 1, 1.0)
+
+
+def test_what_has_no_right_or_wrong_is_said_in_its_own_words() -> None:
+    two, labels = judged("regression", [[0.0, 0.0]] * 3, classes=2), judged("multilabel", [[0.0]] * 3)
+    assert pair(two, two).reason == "their outputs may have different units"
+    assert pair(labels, labels).reason == "a picture with several labels is not simply right or wrong"
+    assert pair(labels, two).reason == "one is multilabel, the other regression"
+    assert pair(two, judged("regression", [[0.0]] * 3)).reason == "their outputs differ"
 
 
 @pytest.mark.parametrize("counts", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 9), (700, 612), (0, 2000)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from hubtool.cli.main import run as commands
@@ -16,6 +19,7 @@ from hubtool.jobs.finetune import finetune
 from hubtool.jobs.pack import pack
 from hubtool.jobs.target import load
 from hubtool.package import check
+from hubtool.package.facts import read_facts
 from hubtool.records.evidence import Predictions
 from hubtool.records.metrics import claims_of
 from hubtool.records.tasks import TASKS
@@ -72,6 +76,7 @@ def test_a_task_is_learned_from_a_table_and_claimed(task: str, tmp_path: Path) -
     assert report.result.is_frozen_equal
     package = Path(pack(tmp_path / "run").package)
     assert [f for f in check.verify(package) if not f.is_ok] == []
+    read_card(task, package, found, report.result.threshold)
     if task == "binary":
         result = report.result.model_copy(update={"threshold": (report.result.threshold or 0) * 0.9})
         path = report.result.claims[0].evidence
@@ -81,6 +86,48 @@ def test_a_task_is_learned_from_a_table_and_claimed(task: str, tmp_path: Path) -
         result.model_copy(update={"claims": forged}).write(package / "result.json")
         details = [f.detail for f in check.verify(package) if f.name == "result.json"]
         assert any("the threshold is" in detail for detail in details), details
+
+
+FIGURES = {"binary": "confusion_matrix", "multilabel": "per_class", "regression": "calibration"}
+
+
+def read_card(task: str, package: Path, found: Predictions, threshold: float | None) -> None:
+    """In the words of the task, with its numbers, its plot and a program whose answer they are."""
+    text = (package / "README.md").read_text()
+    facts = read_facts(package, "timm")
+    printed = next(s.output for s in facts.snippets if s.library == "timm")
+    assert re.findall(r"!\[[^]]+\]\(plots/(\w+)\.png\)", text) == [FIGURES[task], "curves"]
+    assert all((package / "plots" / f"{name}.png").is_file() for name in (FIGURES[task], "curves"))
+    names = ModelCard.load(package / "README.md").data.to_dict()["model-index"][0]["results"][0]["dataset"]["name"]
+    if task == "binary":
+        assert f"is dark from a probability of {threshold:.4g} on" in text
+        assert printed.strip() in facts.data.classes
+        assert names == "a folder of pictures with 2 classes"
+    elif task == "multilabel":
+        for name, column_N in zip(facts.data.classes, found.targets.T, strict=True):
+            trained = sum(sample.target[facts.data.classes.index(name)] for sample in facts.data.splits["train"])
+            assert f"| {name} | {trained:.0f} | {column_N.sum():.0f} |" in text
+        assert not re.search(r"\bclass(es)?\b", text.replace("per_class", ""))
+        assert "a picture can have several, or none" in text
+        answer = ast.literal_eval(printed)
+        assert tuple(answer) == facts.data.classes
+        assert all(0 < share < 1 for share in answer.values())
+    else:
+        errors_NK = np.abs(found.logits_NK - found.targets.astype(np.float64))
+        half = 1.96 * errors_NK.mean(axis=1).std(ddof=1) / len(errors_NK) ** 0.5
+        low, high = errors_NK.mean() - half, errors_NK.mean() + half
+        assert f"**MAE {errors_NK.mean():.4f}** (95 % interval {low:.4f} – {high:.4f})" in text
+        for name, error, targets_N in zip(facts.data.classes, errors_NK.mean(axis=0), found.targets.T, strict=True):
+            assert f"| {name} | {error:.4f} | " in text
+            r2 = 1 - ((found.logits_NK - found.targets) ** 2).mean(axis=0) / found.targets.var(axis=0)
+            is_bad = r2[facts.data.classes.index(name)] < 0
+            assert (f"On {name} it is worse than always answering the mean" in text) == is_bad
+            assert f"| {targets_N.mean(dtype=np.float64):.4f} |" in text
+        assert not re.search(
+            r"\b(class(es)?|labels?|logits|accuracy)\b", text.replace("`data.labels`", "").replace("label_", "")
+        )
+        assert "fine-tuned to estimate bright and dark" in text
+        assert tuple(ast.literal_eval(printed)) == facts.data.classes
 
 
 @pytest.mark.prove

@@ -1,7 +1,8 @@
-"""Ten model repositories in the shapes that stand on hubs, each written by the library that people push with."""
+"""Fourteen model repositories in the shapes that stand on hubs, each written by the library that people push with."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -136,6 +137,64 @@ def remote_code(folder: Path) -> None:
     (folder / "modeling.py").write_text(f"import os\nos.system('touch {os.environ['WILD_CANARY']}')\n")
 
 
+def onnx_export(folder: Path) -> None:
+    """An export for onnxruntime: the graph with its weights, the config and processor of the model it was made from."""
+    from transformers import ViTImageProcessor
+
+    _vit().config.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    (folder / "onnx").mkdir()
+    for name in ("model.onnx", "model_quantized.onnx"):
+        (folder / "onnx" / name).write_bytes(ONNX)
+    (folder / "README.md").write_text("---\nlicense: mit\nbase_model: google/vit-base-patch16-224\n---\nFor the web.\n")
+
+
+def onnx_pointer(folder: Path) -> None:
+    """One ONNX file out of a clone without git-lfs."""
+    text = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(ONNX).hexdigest()}\nsize {len(ONNX)}\n"
+    )
+    (folder / "detector.onnx").write_text(text)
+
+
+def adapter(folder: Path) -> None:
+    """What PeftModel.push_to_hub sends after an image classification: config, weights, the Hub's card template."""
+    from huggingface_hub import ModelCard, ModelCardData
+    from transformers import ViTImageProcessor
+
+    _adapter_config(folder, "google/vit-base-patch16-224-in21k")
+    save_file(_adapter_weights(), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    card = ModelCard.from_template(ModelCardData())
+    card.data["library_name"] = "peft"
+    card.data["base_model"] = "google/vit-base-patch16-224-in21k"
+    card.save(folder / "README.md")
+
+
+def adapter_of_a_directory(folder: Path) -> None:
+    """An older PEFT on a checkpoint of one's own: pickled weights, a base model that is a directory, no card."""
+    _adapter_config(folder, "/content/drive/MyDrive/vit/checkpoint-500")
+    torch.save(_adapter_weights(), folder / "adapter_model.bin")
+
+
+def _adapter_config(folder: Path, base: str) -> None:
+    """adapter_config.json as PeftConfig.save_pretrained writes it: sorted, what was not given as null."""
+    config = {
+        "auto_mapping": None, "base_model_name_or_path": base, "bias": "none", "inference_mode": True, "lora_alpha": 16,
+        "lora_dropout": 0.1, "modules_to_save": ["classifier"], "peft_type": "LORA", "r": 4, "revision": None,
+        "target_modules": ["query", "value"], "task_type": None,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def _adapter_weights() -> dict[str, torch.Tensor]:
+    attention = "base_model.model.vit.encoder.layer.0.attention.attention.query"
+    return {f"{attention}.lora_A.weight": torch.zeros(4, 16), f"{attention}.lora_B.weight": torch.zeros(16, 4)}
+
+
+# ModelProto: ir_version 8, producer_name "pytorch", a doc_string of 2000 bytes in the place of a graph.
+ONNX = b"\x08\x08\x12\x07pytorch\x32\xd0\x0f" + b"w" * 2000
+
 SHAPES: dict[str, Callable[[Path], None]] = {
     "timm push": timm_push,
     "timm without a card": timm_old,
@@ -147,4 +206,8 @@ SHAPES: dict[str, Callable[[Path], None]] = {
     "one sentence": one_sentence,
     "LFS pointers": lfs_pointers,
     "remote code": remote_code,
+    "ONNX export": onnx_export,
+    "ONNX pointer": onnx_pointer,
+    "adapter": adapter,
+    "adapter of a directory": adapter_of_a_directory,
 }

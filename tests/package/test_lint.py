@@ -163,6 +163,25 @@ def test_a_package_of_ours_has_every_point(clean: Path) -> None:
     assert report.score == 100
 
 
+def test_a_base_model_that_is_no_repository_or_moves() -> None:
+    def base(front: str) -> str:
+        findings, _ = rules.lint({"README.md": 1}, {"README.md": f"---\n{front}\n---\n".encode()})
+        return next(f.detail for f in findings if f.name == "base model")
+
+    pin = f"\nbase_model_revision: {'a' * 40}"
+    assert base("base_model: bert-base-uncased" + pin) == base("base_model: [timm/a, timm/b]" + pin) == ""
+    assert base("base_model: ./out/best" + pin) == "the backbone is ./out/best: nobody else has that directory"
+    assert base("base_model: [timm/a, C:\\out]" + pin) == "the backbone is C:\\out: nobody else has that directory"
+    assert (
+        base("base_model: timm/a\nbase_model_revision: v1.0") == "the backbone's revision is not pinned: v1.0 can move"
+    )
+
+
+def test_the_mend_of_pickled_shards_is_not_one_of_them() -> None:
+    findings, _ = rules.lint({f"pytorch_model-0000{n}-of-00002.bin": 9 for n in (1, 2)}, {})
+    assert "save_pretrained() it" in findings[0].mend
+
+
 def test_the_points_are_a_hundred() -> None:
     assert sum(points for _, points, _ in rules.RULES) == 100
 

@@ -68,6 +68,9 @@ def test_every_secret_is_found_in_every_carrier(name: str, carrier: str, tmp_pat
 
 
 def test_every_token_a_hub_of_ours_hands_out_is_found() -> None:
+    without_digit = "hf_SBHrlUJemWQdsgt-G_rwYIVo-g_bf_XyWSPoXycchRY"
+    assert secrets.scan_text(without_digit, "x")
+    assert not secrets.scan_text(f"hf_{'a_long_name_in_snake_case' * 3}", "x")
     for _ in range(300):
         text = f"token: hf_{stdlib_secrets.token_urlsafe(32)}\n"
         assert secrets.scan_text(text, "x"), text

@@ -32,6 +32,32 @@ def test_curves_mark_the_best_of_each_panel(tmp_path: Path) -> None:
         assert picture.size == (1980, 510)
 
 
+def test_a_regression_shows_its_errors_and_a_steep_fall_on_a_readable_scale(tmp_path: Path) -> None:
+    rows = [scalar(step, value=400 * 0.8**step + 0.05) for step in range(1, 61)]
+    rows += [
+        scalar(step, tag, "val", 20 * 0.8**step + 0.1) for step in range(5, 61, 5) for tag in ("mae", "rmse", "r2")
+    ]
+    _, svg = plots.curves(rows, tmp_path / "curves.png")
+    text = svg.read_text()
+    for word in (
+        "mae/val",
+        "rmse/val",
+        "error in the unit of the targets, logarithmic",
+        "mean loss per sample, logarithmic",
+        "0.1",
+        "100",
+    ):
+        assert f"<!-- {word} -->" in text, word
+    assert "mathdefault" not in text
+
+
+def test_the_counts_of_a_reliability_plot_are_numbers(tmp_path: Path) -> None:
+    _, svg = plots_scores.reliability(np.linspace(0.5, 1, 300), np.ones(300, bool), tmp_path / "reliability.png")
+    text = svg.read_text()
+    assert "mathdefault" not in text
+    assert "<!-- 100 -->" in text
+
+
 def test_a_run_that_has_logged_nothing_has_an_empty_plot(tmp_path: Path) -> None:
     png, svg = plots.curves([], tmp_path / "curves.png")
     assert png.exists()
