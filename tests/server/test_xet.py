@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import lz4.frame
 import pytest
 
+from hubtool.core.errors import IntegrityError
 from hubtool.core.ids import Oid
 from hubtool.server.chunks import IncomingXorb, read_layout
 from hubtool.server.embedded import EmbeddedHub
@@ -82,17 +83,17 @@ A, B = "a" * 64, "b" * 64
 
 
 def push(cas: Cas) -> tuple[str, bytes]:
-    """A file of seven chunks of all schemes out of two xorbs, some used twice."""
-    parts = [os.urandom(3000), b"lz4 " * 999, os.urandom(4001), b"word" * 777, b"x"]
-    assert cas.xorb(A, b"".join(chunk(p, s) for p, s in zip(parts[:3], (0, 1, 2), strict=True))).json == {
+    """A file of ten chunks of all schemes out of two xorbs, some used twice."""
+    parts = [os.urandom(3000), os.urandom(500), b"lz4 " * 999, os.urandom(4001), b"word" * 777, b"x"]
+    assert cas.xorb(A, b"".join(chunk(p, s) for p, s in zip(parts[:4], (0, 0, 1, 2), strict=True))).json == {
         "was_inserted": True
     }
     assert cas.xorb(A, chunk(b"other")).json == {"was_inserted": False}, "the first stays"
-    assert cas.xorb(B, chunk(parts[3], 2) + chunk(parts[4], 1) + b"XETBLOB and a footer").status == 200
-    data = b"".join(parts[:3] + parts[3:4] + parts[1:3] + parts[4:])
+    assert cas.xorb(B, chunk(parts[4], 2) + chunk(parts[5], 1) + b"XETBLOB and a footer").status == 200
+    data = b"".join(parts[:4] + parts[4:5] + parts[1:4] + parts[5:])
     oid = hashlib.sha256(data).hexdigest()
     sizes = [len(p) for p in parts]
-    terms = [(A, 0, 3, sum(sizes[:3])), (B, 0, 1, sizes[3]), (A, 1, 3, sum(sizes[1:3])), (B, 1, 2, 1)]
+    terms = [(A, 0, 4, sum(sizes[:4])), (B, 0, 1, sizes[4]), (A, 1, 4, sum(sizes[1:4])), (B, 1, 2, 1)]
     assert cas.shard(shard((oid, terms))).json == {"result": 1}
     assert cas.commit(oid).status == 200
     return oid, data
@@ -192,6 +193,10 @@ def test_each_damaged_byte_of_a_xorb_is_noticed(cas: Cas, root: Path) -> None:
             is_noticed = bool(store.objects.problem(oid))
             assert is_noticed or b"".join(store.objects.read(oid)) == data, "LZ4 can say one thing in two ways"
             assert is_noticed or packed.start <= at < packed.stop, at
+    length_of_last = len(good) - 4 - 8 + 1
+    path.write_bytes(good[:length_of_last] + b"\x1d\0\0\0\x1d" + good[length_of_last + 5 :])
+    with path.open("rb") as file, pytest.raises(IntegrityError, match="list of chunks"):
+        read_layout(file.fileno())
     store.close()
 
 
