@@ -95,7 +95,7 @@ def _write_temp(temp: Path, chunks: Iterable[bytes], mode: int, disk: Disk) -> i
     return size_bytes
 
 
-def write_all(fd: int, data: bytes, disk: Disk = DISK) -> None:
+def write_all(fd: int, data: bytes | memoryview, disk: Disk = DISK) -> None:
     """Write every byte: ``write(2)`` may take fewer than asked."""
     view = memoryview(data)
     while view:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from typing import IO
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
@@ -15,10 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hubtool.core.ids import Oid
 from hubtool.server.incoming import CHUNK_SIZE_BYTES
-from hubtool.server.objects import ObjectStore
 from hubtool.server.refusals import Refusal
+from hubtool.server.spans import FileSpan, Span
 
 ZERO_COPY = "http.response.zerocopysend"
 _QUICK_S = 0.5
@@ -33,59 +31,46 @@ INERT = {
 
 
 class Streamed(Response):
-    """Sends chunks as an iterator yields them; the iterator runs in threads and is closed whatever happens."""
+    """Sends what an iterator yields; it runs in threads and is closed whatever happens.
 
-    def __init__(self, chunks: Iterator[bytes], status_code: int = 200, headers: dict[str, str] | None = None) -> None:
+    A place in a file goes from the kernel to the socket (ASGI zero copy send).
+    """
+
+    def __init__(self, spans: Iterator[Span], status_code: int = 200, headers: dict[str, str] | None = None) -> None:
         super().__init__(None, status_code, headers)
-        self._chunks = chunks
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         coming = self._next()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            while chunk := await coming:
-                coming = self._next()  # made ready while this one is sent
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            while span := await coming:
+                if isinstance(span, FileSpan):
+                    await _send_file(span, send)
+                    coming = self._next()
+                else:
+                    coming = self._next()  # made ready while this one is sent
+                    await send({"type": "http.response.body", "body": span, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             await asyncio.gather(coming, return_exceptions=True)  # the iterator must be at rest to be closed
-            close = getattr(self._chunks, "close", None)
+            close = getattr(self._spans, "close", None)
             if close is not None:
                 await run_in_threadpool(close)
 
-    def _next(self) -> asyncio.Future[bytes]:
-        return asyncio.ensure_future(run_in_threadpool(next, self._chunks, b""))
+    def _next(self) -> asyncio.Future[Span]:
+        return asyncio.ensure_future(run_in_threadpool(next, self._spans, b""))
 
 
-class FileSlice(Response):
-    """Bytes ``start`` to ``stop`` of an open file, which it closes. The kernel copies them (ASGI zero copy send)."""
-
-    def __init__(self, file: IO[bytes], start: int, stop: int, status_code: int, headers: dict[str, str]) -> None:
-        super().__init__(None, status_code, headers)
-        self._file, self._start, self._stop = file, start, stop
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._file as file:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            at, slice_bytes = self._start, CHUNK_SIZE_BYTES
-            while at < self._stop:
-                count, began = min(slice_bytes, self._stop - at), time.monotonic()
-                await send({"type": ZERO_COPY, "file": file, "offset": at, "count": count, "more_body": True})
-                at += count
-                # The edge gives each slice the same time, so only a reader that is quick gets large ones.
-                is_quick = time.monotonic() - began < _QUICK_S
-                slice_bytes = min(2 * slice_bytes, _MAX_SLICE_BYTES) if is_quick else CHUNK_SIZE_BYTES
-            await send({"type": "http.response.body", "body": b""})
-
-
-def object_answer(
-    objects: ObjectStore, oid: Oid, start: int, stop: int, status: int, headers: dict[str, str]
-) -> Response:
-    """Bytes ``start`` to ``stop`` of a stored object, however it is kept. Raises NotFoundError, IntegrityError."""
-    file = objects.open_whole(oid, stop)
-    if file is None:
-        return Streamed(objects.read(oid, start, stop), status, headers)
-    return FileSlice(file, start, stop, status, headers)
+async def _send_file(span: FileSpan, send: Send) -> None:
+    at, slice_bytes = span.start, CHUNK_SIZE_BYTES
+    while at < span.stop:
+        count, began = min(slice_bytes, span.stop - at), time.monotonic()
+        await send({"type": ZERO_COPY, "file": span.file, "offset": at, "count": count, "more_body": True})
+        at += count
+        # The edge gives each slice the same time, so only a reader that is quick gets large ones.
+        is_quick = time.monotonic() - began < _QUICK_S
+        slice_bytes = min(2 * slice_bytes, _MAX_SLICE_BYTES) if is_quick else CHUNK_SIZE_BYTES
 
 
 def parse_range(text: str, size_bytes: int) -> tuple[int, int] | None:

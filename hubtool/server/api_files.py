@@ -11,7 +11,7 @@ from starlette.responses import Response
 from hubtool.core.errors import NotFoundError, SecurityError
 from hubtool.core.ids import CommitSha, RepoPath
 from hubtool.server.access import Rule
-from hubtool.server.answers import INERT, Streamed, disposition, is_unchanged, object_answer, range_of
+from hubtool.server.answers import INERT, Streamed, disposition, is_unchanged, range_of
 from hubtool.server.bodies import read_form
 from hubtool.server.call import Call, Route
 from hubtool.server.gitdir import Commit, Entry, GitDir
@@ -171,7 +171,7 @@ def _file_response(call: Call, repo: Repo, sha: CommitSha, entry: Entry) -> Resp
     if start == 0 and "X-HF-Download-Counter" in call.request.headers:
         call.store.count_download(repo.kind, repo.id)
     if entry.pointer is not None:
-        return object_answer(call.store.objects, entry.pointer.oid, start, stop, status, headers)
+        return Streamed(call.store.objects.spans(entry.pointer.oid, start, stop), status, headers)
     return Streamed(_cut(repo.git.read_blob(entry), start, stop), status, headers)
 
 

@@ -21,12 +21,7 @@ _MAX_FILES = 1000
 def listed(call: Call) -> Response:
     """Every large file that the history refers to, the last sent first."""
     repo, git = call.repo, call.repo.git
-    at_tips = {
-        entry.pointer.oid: ref
-        for ref, sha in git.refs().items()
-        for entry in git.list_tree(sha)
-        if entry.pointer is not None
-    }
+    at_tips = {oid: ref for ref, sha in git.refs().items() for oid in history.large_files(repo.path, sha)}
     found = [
         {
             "fileOid": pointer.oid,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from hubtool.server.incoming import CHUNK_SIZE_BYTES, Incoming
+from hubtool.server.incoming import CHUNK_SIZE_BYTES
 from hubtool.server.refusals import Refusal
 
 MAX_JSON_BYTES = 1 << 20
@@ -81,8 +82,18 @@ async def read_form(request: Request, limit: int = MAX_JSON_BYTES) -> dict[str, 
     return form
 
 
-async def receive(request: Request, incoming: Incoming, limit: int) -> None:
-    """Stream the body into ``incoming``, hashing as it goes; discards it when anything is wrong."""
+class Receiver(Protocol):
+    """What takes a body, piece by piece, and says how much of it came."""
+
+    size_bytes: int
+
+    def write_pieces(self, pieces: Iterable[bytes]) -> None: ...
+
+    def discard(self) -> None: ...
+
+
+async def receive(request: Request, incoming: Receiver, limit: int) -> None:
+    """Stream the body into ``incoming``; discards it when anything is wrong."""
     try:
         announced = content_length(request)
         if (announced or 0) > limit:
@@ -98,7 +109,7 @@ async def receive(request: Request, incoming: Incoming, limit: int) -> None:
         raise
 
 
-async def _store(request: Request, incoming: Incoming, limit: int) -> None:
+async def _store(request: Request, incoming: Receiver, limit: int) -> None:
     """One piece is written and hashed in a thread while the next one comes; no thread is left when this ends."""
     total, waiting, waiting_bytes = 0, [], 0
     writing: asyncio.Future[None] | None = None

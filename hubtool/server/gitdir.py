@@ -248,7 +248,7 @@ class GitDir:
         return entries
 
     def read_blob(self, entry: Entry) -> Iterator[bytes]:
-        """The bytes git keeps, in chunks; a large blob is streamed from a process of its own."""
+        """The bytes git keeps, in chunks; a large blob is streamed from a process of its own. Raises IntegrityError."""
         if entry.size_bytes <= _MAX_LOOSE_BYTES:
             yield self.read(entry.oid)[1]
             return
@@ -257,11 +257,15 @@ class GitDir:
             command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=git_environment()
         ) as child:
             assert child.stdout is not None
+            missing = entry.size_bytes
             try:
                 while chunk := child.stdout.read(1 << 20):
+                    missing -= len(chunk)
                     yield chunk
             finally:
                 child.kill()
+        if missing:
+            raise IntegrityError("E-HUB-DAMAGED", "a git object is damaged", where=entry.oid)
 
     def log(self, commit: str, *, skip: int, count: int) -> list[Commit]:
         """``count`` commits from ``commit`` back, after ``skip``."""

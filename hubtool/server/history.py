@@ -34,6 +34,12 @@ def _pointers_at(directory: Path, _state: bytes) -> dict[Pointer, str]:
     return pointers(directory)
 
 
+@lru_cache(maxsize=256)
+def large_files(directory: Path, sha: str) -> tuple[Oid, ...]:
+    """The large files that stand in one commit, remembered by it."""
+    return tuple(entry.pointer.oid for entry in GitDir(directory).list_tree(sha) if entry.pointer is not None)
+
+
 def _pointer_blobs(
     directory: Path, heads: Iterable[str] | None = None, env: dict[str, str] | None = None
 ) -> Iterator[tuple[bytes, Pointer, str]]:

@@ -30,7 +30,7 @@ class Incoming:
         except OSError as error:
             raise from_os_error(error, str(path)) from error
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         assert self._fd is not None
         try:
             write_all(self._fd, chunk, self._disk)

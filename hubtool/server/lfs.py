@@ -22,12 +22,12 @@ from hubtool.core.errors import SecurityError
 from hubtool.core.files import make_dirs
 from hubtool.core.ids import Oid
 from hubtool.server.access import Rule
-from hubtool.server.answers import INERT, object_answer, range_of
+from hubtool.server.answers import INERT, Streamed, range_of
 from hubtool.server.bodies import content_length, parse_json, read_body, receive
 from hubtool.server.call import Call, Route
-from hubtool.server.objects import read_range
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import Repo
+from hubtool.server.spans import read, span_of
 
 MEDIA_TYPE = "application/vnd.git-lfs+json"
 MULTIPART_BYTES = 1 << 30  # parts are put together once more, so only where sending all of it again would cost more
@@ -146,7 +146,7 @@ def get_object(call: Call) -> Response:
     status = 200 if part is None else 206
     if call.request.method == "HEAD":
         return Response(None, status, headers=headers)
-    return object_answer(call.store.objects, call.oid, start, stop, status, headers)
+    return Streamed(call.store.objects.spans(call.oid, start, stop), status, headers)
 
 
 async def put_object(call: Call) -> Response:
@@ -208,7 +208,7 @@ def _complete(call: Call, body: dict[str, Any]) -> Response:
             path = directory / str(number)
             if not path.exists() or path.stat().st_size != _part_size(facts, number):
                 raise Refusal(422, f"Part {number} is missing", code="E-HUB-PART")
-            for chunk in read_range(path):
+            for chunk in read(span_of(path)):
                 incoming.write(chunk)
     except BaseException:
         incoming.discard()

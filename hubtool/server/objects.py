@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError, from_os_error
 from hubtool.core.files import DISK, Disk, make_dirs, write_bytes
 from hubtool.core.ids import Oid
-from hubtool.server.incoming import CHUNK_SIZE_BYTES, Incoming
+from hubtool.server.incoming import Incoming
+from hubtool.server.spans import Span, read, sha256, span_of
 from hubtool.server.xorbs import Term, Xorbs
 
 _PARTS = ".parts"
@@ -87,17 +86,20 @@ class ObjectStore:
                 path.unlink()
         return freed
 
+    def forget(self) -> None:
+        """Let what is remembered of lists of parts and of chunks be read again: a disk may have changed them."""
+        _read_parts.cache_clear()
+        self.xorbs.forget()
+
     def problem(self, oid: Oid) -> str:
         """What is wrong with the stored bytes, after reading them all; empty when nothing is."""
-        digest = hashlib.sha256()
         try:
-            for chunk in self.read(oid):
-                digest.update(chunk)
+            digest = sha256(self.spans(oid))
         except HubtoolError as error:
             return str(error)
         except OSError as error:
             return str(from_os_error(error))
-        return "" if digest.hexdigest() == oid else f"the bytes have the sha256 {digest.hexdigest()}"
+        return "" if digest == oid else f"the bytes have the sha256 {digest}"
 
     def receive(self, *, is_hashed: bool = True) -> Incoming:
         return Incoming(self.incoming / f"obj-{secrets.token_hex(12)}", is_hashed=is_hashed, disk=self._disk)
@@ -147,11 +149,9 @@ class ObjectStore:
 
     def publish_parts(self, terms: tuple[Term, ...], oid: Oid, link: Callable[[], None]) -> None:
         """The same for a file that came in chunks: its bytes are put together and hashed before it is visible."""
-        digest = hashlib.sha256()
-        for piece in self.xorbs.pieces(terms):
-            digest.update(piece)
-        if digest.hexdigest() != oid:
-            raise IntegrityError("E-HUB-DIGEST", f"the bytes have the sha256 {digest.hexdigest()}", where=oid)
+        digest = sha256(self.xorbs.spans(terms))
+        if digest != oid:
+            raise IntegrityError("E-HUB-DIGEST", f"the bytes have the sha256 {digest}", where=oid)
         with self.keeping():
             if not self._is_renewed(oid):
                 self.xorbs.renew(terms)
@@ -161,21 +161,17 @@ class ObjectStore:
                 write_bytes(target, json.dumps(rows, separators=(",", ":")).encode(), disk=self._disk)
             link()
 
-    def read(self, oid: Oid, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes ``start`` to ``stop`` (exclusive) in chunks. Raises NotFoundError before the first one."""
-        parts = self.parts(oid)
-        return read_range(self._file(oid), start, stop) if parts is None else self.xorbs.read(parts, start, stop)
+    def spans(self, oid: Oid, start: int = 0, stop: int | None = None) -> Iterator[Span]:
+        """The bytes ``start`` to ``stop`` (exclusive), however they are kept.
 
-    def open_whole(self, oid: Oid, stop: int) -> IO[bytes] | None:
-        """The file of an object that lies here whole, else None. Raises IntegrityError if it ends before ``stop``."""
-        try:
-            file = self.path(oid).open("rb", buffering=0)
-        except FileNotFoundError:
-            return None
-        if os.fstat(file.fileno()).st_size < stop:
-            file.close()
-            raise IntegrityError("E-HUB-SHORT", "a stored file is shorter than it should be", where=oid)
-        return file
+        Raises NotFoundError at the call, and IntegrityError too for an object that lies here whole and is shorter.
+        """
+        parts = self.parts(oid)
+        return span_of(self._file(oid), start, stop) if parts is None else self.xorbs.spans(parts, start, stop)
+
+    def read(self, oid: Oid, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The same about a megabyte at a time."""
+        return read(self.spans(oid, start, stop))
 
     def __iter__(self) -> Iterator[Oid]:
         for directory in sorted(self.directory.iterdir()):
@@ -213,25 +209,3 @@ def _flock(path: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def read_range(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """Raises NotFoundError at the call, IntegrityError when the file ends early."""
-    try:
-        stream = path.open("rb", buffering=0)
-    except FileNotFoundError as error:
-        raise NotFoundError("E-HUB-OBJECT", "the stored bytes are missing", where=path.name) from error
-    end = os.fstat(stream.fileno()).st_size if stop is None else stop
-    return _chunks(stream.fileno(), stream.close, start, end)
-
-
-def _chunks(fd: int, close: Callable[[], None], start: int, stop: int) -> Iterator[bytes]:
-    try:
-        while start < stop:
-            chunk = os.pread(fd, min(CHUNK_SIZE_BYTES, stop - start), start)
-            if not chunk:
-                raise IntegrityError("E-HUB-SHORT", "a stored file is shorter than it should be")
-            start += len(chunk)
-            yield chunk
-    finally:
-        close()

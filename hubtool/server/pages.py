@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,15 @@ import jinja2
 from starlette.responses import RedirectResponse, Response
 
 from hubtool.core.digests import sha256_bytes
-from hubtool.core.errors import HubtoolError
-from hubtool.core.ids import CommitSha
 from hubtool.server import curves, markdown
 from hubtool.server.access import Rule
 from hubtool.server.answers import is_unchanged
-from hubtool.server.api_files import read_file
 from hubtool.server.api_repos import visible
 from hubtool.server.call import Call, Route
 from hubtool.server.claims import Claims, read_claims
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import MAIN, Repo
-from hubtool.server.summaries import Summary, summarize
+from hubtool.server.summaries import CommitFiles, Summary, summarize
 
 _HERE = Path(__file__).parent
 _PAGE_SIZE = 30
@@ -137,8 +136,7 @@ def repository(call: Call) -> Response:
     summary = summarize(call.store, repo, sha)
     is_reader = call.caller.name is not None or call.access.settings(repo).gated == "off"
     names = {entry.path for entry in summary.files}
-    plots = curves.draw(_read(call, sha, "logs/metrics.jsonl", curves.MAX_LOG_BYTES)) if is_reader else []
-    claimed = read_claims(names, lambda path, limit: _read(call, sha, path, limit)) if is_reader else Claims()
+    plots, claimed = _evidence(call, summary) if is_reader else ([], Claims())
     return _page(
         "repo.html",
         row=_row(call, repo, summary),
@@ -156,11 +154,27 @@ def repository(call: Call) -> Response:
     )
 
 
-def _read(call: Call, sha: CommitSha, path: str, limit: int) -> bytes:
-    try:
-        return read_file(call, call.repo, sha, path, limit) or b""
-    except HubtoolError:
-        return b""
+_EVIDENCE: OrderedDict[tuple[str, str], tuple[list[curves.Plot], Claims]] = OrderedDict()
+_EVIDENCE_LOCK = threading.Lock()
+_MAX_REMEMBERED_PAGES = 128
+
+
+def _evidence(call: Call, summary: Summary) -> tuple[list[curves.Plot], Claims]:
+    """Curves and claims of a commit, remembered by it: up to some fifty files are read for a page."""
+    key = (str(call.repo.path), summary.commit.sha)
+    with _EVIDENCE_LOCK:
+        if key in _EVIDENCE:
+            _EVIDENCE.move_to_end(key)
+            return _EVIDENCE[key]
+    files = CommitFiles(call.store, call.repo, summary.entries)
+    plots = curves.draw(files.read("logs/metrics.jsonl", curves.MAX_LOG_BYTES) or b"")
+    claimed = read_claims([entry.path for entry in summary.files], lambda path, limit: files.read(path, limit) or b"")
+    if files.is_whole:
+        with _EVIDENCE_LOCK:
+            _EVIDENCE[key] = plots, claimed
+            while len(_EVIDENCE) > _MAX_REMEMBERED_PAGES:
+                _EVIDENCE.popitem(last=False)
+    return plots, claimed
 
 
 def _facts(summary: Summary, claimed: Claims) -> list[tuple[str, str]]:

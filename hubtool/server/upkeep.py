@@ -34,6 +34,7 @@ def fsck(store: Store, *, reporter: Reporter = SILENT) -> FsckReport:
     findings: list[HubFinding] = []
     num_objects, size_bytes, repos = 0, 0, list(store.repos)
     damaged: set[Oid] = set()
+    store.objects.forget()
     with reporter.task("objects") as task:
         for oid in store.objects:
             num_objects += 1

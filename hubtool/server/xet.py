@@ -22,9 +22,10 @@ from starlette.responses import Response
 from hubtool.core.errors import SecurityError
 from hubtool.core.ids import Oid
 from hubtool.server.access import Rule
-from hubtool.server.answers import FileSlice, range_of
+from hubtool.server.answers import Streamed, range_of
 from hubtool.server.bodies import read_body, receive, too_large
 from hubtool.server.call import Call, Route
+from hubtool.server.chunks import IncomingXorb
 from hubtool.server.refusals import Refusal
 from hubtool.server.repos import Repo
 from hubtool.server.xorbs import MAX_XORB_BYTES, Term, parse_shard
@@ -74,7 +75,7 @@ async def put_xorb(call: Call) -> Any:
     await run_in_threadpool(_admit, call, _WRITE, Rule.WRITE)
     xorbs = call.store.xorbs
     name = xorbs.name(call.params["area"], call.params["hash"])
-    incoming = call.store.objects.receive(is_hashed=False)
+    incoming = IncomingXorb(call.store.objects.receive(is_hashed=False))
     await receive(call.request, incoming, MAX_XORB_BYTES)
     return {"was_inserted": await run_in_threadpool(xorbs.keep, incoming, name)}
 
@@ -134,16 +135,16 @@ def _cut(call: Call, terms: tuple[Term, ...], low: int, high: int) -> tuple[list
     found: list[Term] = []
     offset = at = 0
     for term in terms:
-        sizes = call.store.xorbs.chunk_sizes(term.xorb)
+        heads = call.store.xorbs.layout(term.xorb).heads
         first = last = None
         length = 0
         for number in range(term.start, term.stop):
-            if at < high and at + sizes[number] > low:
+            if at < high and at + heads[number].unpacked > low:
                 if not found and first is None:
                     offset = low - at
                 first, last = number if first is None else first, number
-                length += sizes[number]
-            at += sizes[number]
+                length += heads[number].unpacked
+            at += heads[number].unpacked
         if first is not None and last is not None:
             found.append(Term(term.xorb, first, last + 1, length))
     return found, offset
@@ -166,7 +167,7 @@ def _public_name(epoch: str, xorb: str) -> str:
 
 
 def _fetch_info(call: Call, repo: Repo, oid: Oid, name: str, start: int, stop: int) -> dict[str, Any]:
-    low, high = call.store.xorbs.span(name, start, stop)
+    low, high = call.store.xorbs.layout(name).wire_span(start, stop)
     facts = {"repo": repo.key, "user": call.author, "token": call.caller.token_id, "oid": oid}
     grant = call.store.signer.sign(_GET, facts | {"xorb": name, "start": low, "stop": high}, ttl_s=_TTL_S)
     return {
@@ -183,8 +184,7 @@ def get_chunks(call: Call) -> Response:
     """
     facts = call.store.signer.check(_GET, call.query("grant"))
     _, repo = call.access.admit(call.caller, facts, Rule.READ)
-    path = call.store.xorbs.path(facts["xorb"])
-    if not repo.has_object(Oid(facts["oid"])) or not path.exists():
+    if not repo.has_object(Oid(facts["oid"])) or not call.store.xorbs.path(facts["xorb"]).exists():
         raise Refusal(404, "Object does not exist", code="E-HUB-OBJECT")
     part = range_of(call.request, "", MAX_XORB_BYTES)
     if part is None or part[0] < facts["start"] or part[1] > facts["stop"]:
@@ -196,7 +196,7 @@ def get_chunks(call: Call) -> Response:
     }
     if call.request.method == "HEAD":
         return Response(None, 206, headers=headers)
-    return FileSlice(path.open("rb", buffering=0), *part, 206, headers)
+    return Streamed(call.store.xorbs.wire(facts["xorb"], *part), 206, headers)
 
 
 async def not_kept(call: Call) -> Any:

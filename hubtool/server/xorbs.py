@@ -1,6 +1,6 @@
 """What the Xet client uploads, and how files are rebuilt from it.
 
-A xorb is a run of compressed chunks; a shard says which chunks of which xorbs make up a file, and its sha256
+A xorb is a run of chunks (``chunks``); a shard says which chunks of which xorbs make up a file, and its sha256
 (formats: huggingface/hub-docs docs/xet, https://datatracker.ietf.org/doc/draft-denis-xet/). The sha256 of the rebuilt
 file is the check of everything before it, so the Merkle hashes of the protocol are names here and nothing more.
 
@@ -13,26 +13,23 @@ whoever removes xorbs begins a new epoch first (``new_epoch``): the address chan
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import secrets
 import struct
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-
-import lz4.frame
+from typing import IO
 
 from hubtool.core.errors import IntegrityError, NotFoundError, UsageError, from_os_error
 from hubtool.core.files import DISK, make_dirs, write_text
-from hubtool.server.incoming import Incoming
+from hubtool.server.chunks import IncomingXorb, Layout, read_layout
+from hubtool.server.spans import Span, gathered, read
 
 MAX_XORB_BYTES = 72 << 20  # the protocol says 64 MiB of chunks; headers and a footer come on top
 MAX_SHARD_BYTES = 64 << 20
-_MAX_CHUNK_BYTES = 1 << 20  # clients cut at 128 KiB
 _HEADER_BYTES = 48
 _ENTRY_BYTES = 48
 _HAS_VERIFICATION = 0x80000000
@@ -40,9 +37,6 @@ _HAS_METADATA = 0x40000000
 _BOOKEND = b"\xff" * 32
 _HEX = re.compile(r"[0-9a-f]{64}")
 _AREA = re.compile(r"[0-9a-f]{16}")
-_FOOTER = b"XETBLOB"
-_CHUNK_HEAD = struct.Struct("<II")  # version and packed bytes, scheme and unpacked bytes: 8 bits and 24
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +98,19 @@ class Xorbs:
             if _HEX.fullmatch(path.name):
                 yield f"{path.parent.name}/{path.name}"
 
-    def keep(self, incoming: Incoming, name: str) -> bool:
-        """Make a received xorb visible; False when it was there."""
+    def keep(self, incoming: IncomingXorb, name: str) -> bool:
+        """Make a received xorb visible; False when it was there. Raises IntegrityError when it is not whole."""
         target = self.path(name)
         try:
-            _chunks(incoming.path)
+            whole = incoming.finish()
             if target.exists():
                 os.utime(target)
                 return False
             if not target.parent.exists():
                 make_dirs(target.parent)
                 DISK.fsync_dir(self.directory)
-            incoming.settle()
-            DISK.rename(incoming.path, target)
+            whole.settle()
+            DISK.rename(whole.path, target)
             DISK.fsync_dir(target.parent)
             return True
         except OSError as error:
@@ -132,120 +126,57 @@ class Xorbs:
             except FileNotFoundError as error:
                 raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=name) from error
 
-    def chunk_sizes(self, name: str) -> tuple[int, ...]:
-        """Unpacked bytes of each chunk. Raises NotFoundError, IntegrityError."""
-        return tuple(size for _, size in _chunks(self.path(name)))
+    def layout(self, name: str) -> Layout:
+        """Where the chunks of a xorb lie. Raises NotFoundError, IntegrityError."""
+        with self._open(name) as file:
+            stat = os.fstat(file.fileno())
+            return _read_layout(self.path(name), stat.st_ino, stat.st_size)
 
-    def span(self, name: str, start: int, stop: int) -> tuple[int, int]:
-        """Where the chunks ``start`` to ``stop`` (exclusive) lie in the file of the xorb, their headers included."""
-        chunks = _chunks(self.path(name))
-        last = chunks[stop - 1][0]
-        with self.path(name).open("rb") as stream:
-            stream.seek(last + 1)
-            packed = int.from_bytes(stream.read(3), "little")
-        return chunks[start][0], last + 8 + packed
+    def forget(self) -> None:
+        _read_layout.cache_clear()
 
-    def read(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes ``start`` to ``stop`` of a file, about a megabyte at a time. Raises NotFoundError, IntegrityError."""
-        waiting: list[bytes | memoryview] = []
-        size = 0
-        for piece in self.pieces(terms, start, stop):
-            waiting.append(piece)
-            size += len(piece)
-            if size >= _PIECE_BYTES:
-                yield b"".join(waiting)
-                waiting, size = [], 0
-        if waiting:
-            yield b"".join(waiting)
+    def wire(self, name: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes ``start`` to ``stop`` of a xorb as clients read it. Raises NotFoundError, IntegrityError."""
+        layout = self.layout(name)
+        with self._open(name) as file:
+            yield from read(gathered(layout.wire(file.fileno(), start, stop)))
 
-    def pieces(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[bytes | memoryview]:
-        """The same chunk by chunk, without a copy where a chunk is not compressed: views of the mapped xorb."""
+    def spans(self, terms: Iterable[Term], start: int = 0, stop: int | None = None) -> Iterator[Span]:
+        """The bytes ``start`` to ``stop`` of a file. Raises NotFoundError, IntegrityError."""
+        return gathered(self._pieces(terms, start, stop))
+
+    def _pieces(self, terms: Iterable[Term], start: int, stop: int | None) -> Iterator[Span]:
         at = 0
         for term in terms:
             end = at + term.size_bytes
             if end > start and (stop is None or at < stop):
                 low, high = max(0, start - at), term.size_bytes if stop is None else min(term.size_bytes, stop - at)
-                yield from _read_term(self.path(term.xorb), term, low, high)
+                yield from self._term_pieces(term, low, high)
             at = end
 
+    def _term_pieces(self, term: Term, low: int, high: int) -> Iterator[Span]:
+        """The bytes ``low`` to ``high`` of a term; raises IntegrityError when the xorb is not what the term says."""
+        layout = self.layout(term.xorb)
+        if not 0 <= term.start < term.stop < len(layout.bounds):
+            raise IntegrityError("E-HUB-XET", "a shard names chunks that the xorb does not have")
+        first = layout.bounds[term.start]
+        if layout.bounds[term.stop] - first != term.size_bytes:
+            raise IntegrityError("E-HUB-XET", "a shard gives a run of chunks another length than they have")
+        with self._open(term.xorb) as file:
+            yield from layout.pieces(file, first + low, first + high)
 
-def _read_term(path: Path, term: Term, low: int, high: int) -> Iterator[bytes | memoryview]:
-    """The bytes ``low`` to ``high`` of a term; raises IntegrityError when the xorb is not what the term says."""
-    chunks = _chunks(path)
-    if not 0 <= term.start < term.stop <= len(chunks):
-        raise IntegrityError("E-HUB-XET", "a shard names chunks that the xorb does not have")
-    wanted = chunks[term.start : term.stop]
-    if sum(size for _, size in wanted) != term.size_bytes:
-        raise IntegrityError("E-HUB-XET", "a shard gives a run of chunks another length than they have")
-    with path.open("rb") as stream:
-        data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))  # mapped while a view of it lives
-    at = 0
-    for offset, size in wanted:
-        if at + size > low and at < high:
-            yield _unpack(data, offset)[max(0, low - at) : high - at]
-        at += size
-
-
-_CHUNKS: OrderedDict[tuple[str, int, int], tuple[tuple[int, int], ...]] = OrderedDict()
-_CHUNKS_LOCK = threading.Lock()
-
-
-def _chunks(path: Path) -> tuple[tuple[int, int], ...]:
-    """(offset, unpacked size) of each chunk. The last answers are remembered: a shard has many terms per xorb."""
-    try:
-        stat = path.stat()
-        key = (str(path), stat.st_ino, stat.st_size)
-        with _CHUNKS_LOCK:
-            if key in _CHUNKS:
-                return _CHUNKS[key]
-        if stat.st_size == 0:
-            raise IntegrityError("E-HUB-XET", "an empty xorb")
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            chunks = tuple(_walk(data))
-    except FileNotFoundError as error:
-        raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=path.name) from error
-    with _CHUNKS_LOCK:
-        _CHUNKS[key] = chunks
-        while len(_CHUNKS) > 64:
-            _CHUNKS.popitem(last=False)
-    return chunks
-
-
-def _walk(data: mmap.mmap) -> Iterator[tuple[int, int]]:
-    at = 0
-    while at < len(data) and data[at : at + len(_FOOTER)] != _FOOTER:
-        if at + 8 > len(data):
-            raise IntegrityError("E-HUB-XET", "a xorb ends inside a chunk")
-        first, second = _CHUNK_HEAD.unpack_from(data, at)
-        packed, unpacked = first >> 8, second >> 8
-        if first & 0xFF != 0 or second & 0xFF > 2 or unpacked > _MAX_CHUNK_BYTES or at + 8 + packed > len(data):
-            raise IntegrityError("E-HUB-XET", "a xorb holds a chunk that cannot be read")
-        yield at, unpacked
-        at += 8 + packed
-
-
-def _unpack(data: memoryview, at: int) -> bytes | memoryview:
-    first, second = _CHUNK_HEAD.unpack_from(data, at)
-    packed, scheme, size = first >> 8, second & 0xFF, second >> 8
-    body: bytes | memoryview = data[at + 8 : at + 8 + packed]
-    if scheme != 0:
+    def _open(self, name: str) -> IO[bytes]:
         try:
-            body = lz4.frame.LZ4FrameDecompressor().decompress(body, max_length=size + 1)
-        except RuntimeError as error:
-            raise IntegrityError("E-HUB-XET", "a chunk does not unpack") from error
-    if len(body) != size:
-        raise IntegrityError("E-HUB-XET", "a chunk has another length than it says")
-    return _ungroup(body) if scheme == 2 else body
+            return self.path(name).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise NotFoundError("E-HUB-XORB", "a shard names a xorb that is not here", where=name) from error
 
 
-def _ungroup(data: bytes | memoryview) -> bytes:
-    """Undo byte grouping: all first bytes of the 4-byte words came first, then all second ones, and so on."""
-    out, at = bytearray(len(data)), 0
-    for lane in range(4):
-        count = (len(data) + 3 - lane) // 4
-        out[lane::4] = data[at : at + count]
-        at += count
-    return bytes(out)
+@lru_cache(maxsize=64)
+def _read_layout(path: Path, inode: int, size: int) -> Layout:
+    """Remembered, for a shard has many terms a xorb. The other arguments are the file's identity."""
+    with path.open("rb", buffering=0) as file:
+        return read_layout(file.fileno())
 
 
 def parse_shard(data: bytes) -> list[ShardFile]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hubtool.core.errors import ConflictError
+from hubtool.core.errors import ConflictError, HubtoolError
 from hubtool.core.ids import Oid, RepoId
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.gitprocess import run_git
-from hubtool.server.history import drop_files, known_pointers, pointers
+from hubtool.server.history import drop_files, known_pointers, large_files, pointers
 from hubtool.server.store import Store
 from hubtool.server.upkeep import fsck
 from tests.server.clients import Client, Http, commit_lines
@@ -195,6 +195,26 @@ def test_a_ref_that_cannot_be_written_anew_is_named_and_nothing_changes(net: Htt
     assert run_git(repo.path, "for-each-ref") == before
     reply = net("POST", "/api/models/lab/net/lfs-files/batch", {"deletions": {"sha": [oid]}})
     assert reply.status == 409 and repo.has_object(Oid(oid))
+    store.close()
+
+
+def test_a_commit_is_listed_once_and_a_damaged_one_again(net: Http, root: Path) -> None:
+    oid = send(net, "lab/net", b"one" * 99)
+    commit(net, "lab/net", pointer("w.bin", oid))
+    store = Store(root)
+    git = store.repos.find("models", RepoId("lab/net")).git
+    sha = git.resolve("main")
+    tree = git.path / "objects" / git.commit(sha).tree[:2] / git.commit(sha).tree[2:]
+    good, mode = tree.read_bytes(), tree.stat().st_mode
+    tree.unlink()
+    tree.write_bytes(b"damaged")
+    with pytest.raises(HubtoolError):
+        large_files(git.path, sha)
+    tree.unlink()
+    tree.write_bytes(good)
+    tree.chmod(mode)
+    assert large_files(git.path, sha) == (oid,) and large_files(git.path, sha) is large_files(git.path, sha)
+    assert net("GET", "/api/models/lab/net/lfs-files").json[0]["ref"] == "refs/heads/main"
     store.close()
 
 

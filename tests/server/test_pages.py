@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from hubtool.core.ids import RepoId
 from hubtool.records.environment import differences
 from hubtool.records.reports import Reproduction
 from hubtool.records.run import Result
 from hubtool.server import curves, pages
 from hubtool.server.embedded import EmbeddedHub
 from hubtool.server.markdown import render
+from hubtool.server.store import Store
 from tests.package import made
 from tests.server.clients import Http, commit_lines, put
 
@@ -146,6 +148,63 @@ def test_the_model_page_counts_the_reproductions_that_count(pushed: Http, packag
     assert "Reproduced by 2 published attempts.<" in renamed and "changed after it was written" in renamed
     failed = made.reproduction(package, state="not reproduced", findings=("<script>",))
     assert "Reproduced by 2 of 3 published attempts.<" in _attach(pushed, failed)
+
+
+def _blob_path(root: Path, path: str) -> Path:
+    """The loose git object of a file of the repository."""
+    store = Store(root)
+    git = store.repos.find("models", RepoId("lab/digits")).git
+    entry = git.entry(git.resolve("main"), path)
+    store.close()
+    assert entry is not None
+    return git.path / "objects" / entry.oid[:2] / entry.oid[2:]
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("README.md", "<h1>Digits</h1>"),
+        ("logs/metrics.jsonl", "<svg"),
+        ("result.json", "nobody has published"),
+        ("reproductions", "Reproduced by 1"),
+    ],
+)
+@pytest.mark.parametrize("is_gone", [False, True], ids=["damaged", "gone"])
+def test_what_could_not_be_read_is_shown_once_it_can_be(
+    pushed: Http, package: Path, root: Path, path: str, shown: str, is_gone: bool
+) -> None:
+    record = made.reproduction(package)
+    if path == "reproductions":
+        path = f"reproductions/{record.id}.json"
+        line = put(path, record.to_json() + b"\n")
+        pushed("POST", "/api/models/lab/digits/commit/main", commit_lines(line))
+    if path != "README.md":
+        assert pushed("GET", "/api/models/lab/digits").status == 200  # the files are listed while all is well
+    blob = _blob_path(root, path)
+    good, mode = blob.read_bytes(), blob.stat().st_mode
+    blob.unlink()
+    if not is_gone:
+        blob.write_bytes(good[:-20])  # the size that the listing asks for can still be read
+    text = pushed("GET", "/lab/digits", headers=HTML).body.decode()
+    assert shown not in text and (is_gone or "export HF_ENDPOINT" in text), "the rest of the page is shown"
+    blob.unlink(missing_ok=True)
+    blob.write_bytes(good)
+    blob.chmod(mode)
+    for _ in range(2):
+        assert shown in " ".join(pushed("GET", "/lab/digits", headers=HTML).body.decode().split())
+
+
+def test_a_page_is_read_once_a_commit(pushed: Http, package: Path, root: Path) -> None:
+    """What a commit holds cannot change: the second view needs none of its files."""
+    _attach(pushed, made.reproduction(package))
+    before = pushed("GET", "/lab/digits", headers=HTML).body
+    for path in ("logs/metrics.jsonl", "result.json"):
+        _blob_path(root, path).unlink()
+    assert pushed("GET", "/lab/digits", headers=HTML).body == before
+    assert "Reproduced by 2" not in before.decode()
+    put_again = commit_lines(put("logs/metrics.jsonl", b""), put("result.json", (package / "result.json").read_bytes()))
+    assert pushed("POST", "/api/models/lab/digits/commit/main", put_again).status == 200
+    assert "<svg" not in pushed("GET", "/lab/digits", headers=HTML).body.decode(), "another commit is read anew"
 
 
 def test_what_is_no_record_is_not_shown(pushed: Http) -> None:

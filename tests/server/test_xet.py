@@ -16,7 +16,12 @@ from urllib.parse import urlsplit
 import lz4.frame
 import pytest
 
+from hubtool.core.errors import IntegrityError
+from hubtool.core.ids import Oid
+from hubtool.server.chunks import IncomingXorb, read_layout
 from hubtool.server.embedded import EmbeddedHub
+from hubtool.server.incoming import Incoming
+from hubtool.server.spans import FileSpan
 from hubtool.server.store import Store
 from hubtool.server.upkeep import collect, fsck
 from tests.server.clients import Client, Http, commit_lines
@@ -48,6 +53,7 @@ class Cas:
 
     def __init__(self, hub: EmbeddedHub) -> None:
         self.http = Http(hub.url)
+        self.sent: dict[str, bytes] = {}
         self.http("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
         self.renew()
 
@@ -57,6 +63,7 @@ class Cas:
         self.headers = {"Authorization": f"Bearer {token['accessToken']}"}
 
     def xorb(self, name: str, data: bytes) -> Any:
+        self.sent.setdefault(name, data)
         return self.http("POST", f"{self.path}/v1/xorbs/default/{name}", data, self.headers)
 
     def shard(self, data: bytes) -> Any:
@@ -76,24 +83,37 @@ A, B = "a" * 64, "b" * 64
 
 
 def push(cas: Cas) -> tuple[str, bytes]:
-    """A file of seven chunks of all schemes out of two xorbs, some used twice."""
-    parts = [os.urandom(3000), b"lz4 " * 999, os.urandom(4001), b"word" * 777, b"x"]
-    assert cas.xorb(A, b"".join(chunk(p, s) for p, s in zip(parts[:3], (0, 1, 2), strict=True))).json == {
+    """A file of ten chunks of all schemes out of two xorbs, some used twice."""
+    parts = [os.urandom(3000), os.urandom(500), b"lz4 " * 999, os.urandom(4001), b"word" * 777, b"x"]
+    assert cas.xorb(A, b"".join(chunk(p, s) for p, s in zip(parts[:4], (0, 0, 1, 2), strict=True))).json == {
         "was_inserted": True
     }
     assert cas.xorb(A, chunk(b"other")).json == {"was_inserted": False}, "the first stays"
-    assert cas.xorb(B, chunk(parts[3], 2) + chunk(parts[4], 1) + b"XETBLOB and a footer").status == 200
-    data = b"".join(parts[:3] + parts[3:4] + parts[1:3] + parts[4:])
+    assert cas.xorb(B, chunk(parts[4], 2) + chunk(parts[5], 1) + b"XETBLOB and a footer").status == 200
+    data = b"".join(parts[:4] + parts[4:5] + parts[1:4] + parts[5:])
     oid = hashlib.sha256(data).hexdigest()
     sizes = [len(p) for p in parts]
-    terms = [(A, 0, 3, sum(sizes[:3])), (B, 0, 1, sizes[3]), (A, 1, 3, sum(sizes[1:3])), (B, 1, 2, 1)]
+    terms = [(A, 0, 4, sum(sizes[:4])), (B, 0, 1, sizes[4]), (A, 1, 4, sum(sizes[1:4])), (B, 1, 2, 1)]
     assert cas.shard(shard((oid, terms))).json == {"result": 1}
     assert cas.commit(oid).status == 200
     return oid, data
 
 
-def test_a_file_is_put_together_whole_and_in_any_range(cas: Cas, root: Path) -> None:
+def keep_as_sent(cas: Cas, root: Path) -> None:
+    """What a hub did that did not yet unpack."""
+    for path in (root / "xorbs").glob("*/*"):
+        path.with_name("fresh").write_bytes(cas.sent[path.name])
+        path.with_name("fresh").replace(path)
+
+
+KEPT = pytest.mark.parametrize("is_older", [False, True], ids=["kept", "as an older hub kept it"])
+
+
+@KEPT
+def test_a_file_is_put_together_whole_and_in_any_range(cas: Cas, root: Path, is_older: bool) -> None:
     oid, data = push(cas)
+    if is_older:
+        keep_as_sent(cas, root)
     assert cas.http("GET", "/lab/net/resolve/main/w.bin").body == data
     assert cas.http("HEAD", "/lab/net/resolve/main/w.bin").headers["x-linked-size"] == str(len(data))
     chance = random.Random(0)
@@ -108,6 +128,78 @@ def test_a_file_is_put_together_whole_and_in_any_range(cas: Cas, root: Path) -> 
     store.close()
 
 
+def weights(num: int) -> bytes:
+    """``num`` float32 that a client packs, and hardly makes smaller by it."""
+    chance = random.Random(0)
+    return b"".join(struct.pack("<f", chance.gauss(0, 0.02)) for _ in range(num))
+
+
+def test_weights_lie_in_one_run_and_what_packs_well_stays_packed(cas: Cas, root: Path) -> None:
+    body, zeros = weights(200_000), bytes(200_000)
+    parts = [body[:400_000], os.urandom(1000), body[400_000:], zeros, body[:300_000]]
+    cas.xorb(A, b"".join(chunk(part, scheme) for part, scheme in zip(parts, (2, 0, 2, 1, 2), strict=True)))
+    data = b"".join(parts)
+    oid = Oid(hashlib.sha256(data).hexdigest())
+    terms = [(A, 0, 2, 401_000), (A, 2, 5, len(data) - 401_000)]
+    assert cas.shard(shard((oid, terms))).status == 200 and cas.commit(oid).status == 200
+    (path,) = (root / "xorbs").glob("*/*")
+    assert path.stat().st_size < len(data) - len(zeros) + 2000
+    store = Store(root)
+    spans = [(span.stop - span.start) if isinstance(span, FileSpan) else len(span) for span in store.objects.spans(oid)]
+    assert spans == [401_000, 400_000, 200_000, 300_000], "to the end of a term, of the run, of the chunk, of the run"
+    assert store.objects.problem(oid) == ""
+    store.close()
+    chance = random.Random(1)
+    for _ in range(30):
+        low = chance.randrange(len(data))
+        high = chance.randrange(low, len(data))
+        reply = cas.http("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high}"})
+        assert (reply.status, reply.body) == (206, data[low : high + 1]), (low, high)
+
+
+@pytest.mark.parametrize("footer", [b"", b"XETBLOB", b"XETBLOB and a footer"])
+def test_a_xorb_is_taken_apart_the_same_however_it_comes(tmp_path: Path, footer: bytes) -> None:
+    data = chunk(b"a" * 50) + chunk(b"word" * 50, 2) + chunk(b"") + chunk(os.urandom(40), 1) + footer
+    kept = []
+    for step in (len(data), 1, 7, 8, 9, 50):
+        xorb = IncomingXorb(Incoming(tmp_path / f"{step}"))
+        for at in range(0, len(data), step):
+            xorb.write_pieces([data[at : at + step]])
+        assert xorb.size_bytes == len(data)
+        xorb.finish().settle()
+        kept.append((tmp_path / f"{step}").read_bytes())
+    assert len(set(kept)) == 1 and b"XETBLOB" not in kept[0]
+    with (tmp_path / "1").open("rb") as file:
+        layout = read_layout(file.fileno())
+        assert b"".join(layout.wire(file.fileno(), 0, 1 << 20)) == (
+            chunk(b"a" * 50) + chunk(b"word" * 50, 2) + chunk(b"") + chunk(kept[0][-76:-36])
+        )
+
+
+def test_each_damaged_byte_of_a_xorb_is_noticed(cas: Cas, root: Path) -> None:
+    data = b"text" * 100 + os.urandom(30)
+    first = chunk(data[:400], 1)
+    packed = range(8, len(first))  # the mark of a kept file is as long as the head of a chunk
+    cas.xorb(A, first + chunk(data[400:]))
+    oid = Oid(hashlib.sha256(data).hexdigest())
+    assert cas.shard(shard((oid, [(A, 0, 2, 430)]))).status == 200
+    (path,) = (root / "xorbs").glob("*/*")
+    good, store = path.read_bytes(), Store(root)
+    assert store.objects.problem(oid) == ""
+    for at in range(len(good)):
+        for bad in (good[:at], good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :]):
+            path.write_bytes(bad)
+            store.objects.forget()
+            is_noticed = bool(store.objects.problem(oid))
+            assert is_noticed or b"".join(store.objects.read(oid)) == data, "LZ4 can say one thing in two ways"
+            assert is_noticed or packed.start <= at < packed.stop, at
+    length_of_last = len(good) - 4 - 8 + 1
+    path.write_bytes(good[:length_of_last] + b"\x1d\0\0\0\x1d" + good[length_of_last + 5 :])
+    with path.open("rb") as file, pytest.raises(IntegrityError, match="list of chunks"):
+        read_layout(file.fileno())
+    store.close()
+
+
 BAD_XORBS = {
     "empty": b"",
     "half a header": b"\0\1\0",
@@ -115,6 +207,8 @@ BAD_XORBS = {
     "unknown scheme": b"\0\1\0\0\7\1\0\0x",
     "too large when unpacked": b"\0\1\0\0\1\xff\xff\xffx",
     "another version": b"\1" + chunk(b"x")[1:],
+    "two lengths of what is not packed": b"\0\2\0\0\0\1\0\0xx",
+    "more chunks than a client makes": chunk(b"x") * 20_000,
 }
 
 
@@ -125,8 +219,12 @@ def test_a_damaged_xorb_is_refused(cas: Cas, case: str) -> None:
 
 def test_a_chunk_that_unpacks_to_more_than_it_says_is_refused(cas: Cas) -> None:
     bomb = lz4.frame.compress(bytes(50_000_000))
-    cas.xorb(A, b"\0" + len(bomb).to_bytes(3, "little") + b"\1" + (100).to_bytes(3, "little") + bomb)
-    assert cas.shard(shard((B, [(A, 0, 1, 100)]))).status == 422
+    head = b"\0" + len(bomb).to_bytes(3, "little") + b"\1"
+    assert cas.xorb(A, head + (100).to_bytes(3, "little") + bomb).status == 422, (
+        "it does not save: it is unpacked at once"
+    )
+    cas.xorb(B, head + (1 << 20).to_bytes(3, "little") + bomb)
+    assert cas.shard(shard((B, [(B, 0, 1, 1 << 20)]))).status == 422
 
 
 def test_a_shard_that_does_not_fit_makes_nothing_visible(cas: Cas, root: Path) -> None:
@@ -180,8 +278,11 @@ def test_collection_keeps_the_chunks_of_files_and_begins_another_epoch(cas: Cas,
     store.close()
 
 
-def test_fsck_names_the_file_whose_chunk_is_damaged(cas: Cas, root: Path) -> None:
+@KEPT
+def test_fsck_names_the_file_whose_chunk_is_damaged(cas: Cas, root: Path, is_older: bool) -> None:
     oid, _ = push(cas)
+    if is_older:
+        keep_as_sent(cas, root)
     store = Store(root)
     for name in list(store.xorbs):
         path = store.xorbs.path(name)
@@ -238,8 +339,11 @@ def test_the_client_fetches_in_chunks_and_copies_between_repositories(client: Cl
     assert asked and all('"status": 206' in line for line in asked), "it really came in chunks"
 
 
-def test_a_reconstruction_gives_any_range(cas: Cas) -> None:
+@KEPT
+def test_a_reconstruction_gives_any_range(cas: Cas, root: Path, is_older: bool) -> None:
     oid, data = push(cas)
+    if is_older:
+        keep_as_sent(cas, root)
     token = cas.http("GET", "/api/models/lab/net/xet-read-token/main")
     path, bearer = urlsplit(token.json["casUrl"]).path, {"Authorization": f"Bearer {token.json['accessToken']}"}
     assert token.headers["x-xet-access-token"] == token.json["accessToken"]
