@@ -14,7 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/hubtool demo
 
-# The workers share the cores, so a thread that waits must not spin. A file's tests stay together: they share what they made.
+# The workers share the cores, so a thread that waits must not spin; each takes 1.5 GB. A file's tests stay together, as
+# they share what they made; in the order of the files, or README's tour, which takes longest, would come last.
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
