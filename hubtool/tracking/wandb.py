@@ -40,7 +40,9 @@ class WandbSink:
 
         self._wandb: Any = wandb
         self._run_dir = place.run_dir
+        self._directory = place.directory
         self._has_images = place.log.wandb.images
+        self._warn = place.warn
         self._row: dict[str, Any] = {}
         self._row_step = -1
         _empty(place.directory)
@@ -79,7 +81,13 @@ class WandbSink:
     def close(self) -> None:
         self._send_row()
         self._run.summary.update(summary_of(self._run_dir))
-        self._run.finish()
+        try:
+            self._run.finish()
+        except TimeoutError:
+            self._warn(
+                f"W&B did not take everything within {FINISH_S:g} s of the end: it lies in {self._directory} "
+                f"(`wandb sync {self._directory}/run-*` sends it)"
+            )
 
     def _begin(self, place: Place, mode: str, library: Any) -> Any:
         choice = place.log.wandb
@@ -162,6 +170,7 @@ def _library_settings(wandb: Any) -> Any:
         program_relpath="",
         init_timeout=FINISH_S,
         finish_timeout=FINISH_S,
+        finish_timeout_raises=True,  # silent, it would say nothing of what it did not send
         x_graphql_timeout_seconds=FINISH_S - 2,
         x_graphql_retry_max=1,
     )

@@ -395,6 +395,76 @@ def test_a_service_that_never_answers_leaves_the_run_offline(run_dir: Path, monk
     assert [row["_step"] for row in wandb_rows(run_dir)] == list(range(1, 200))
 
 
+def test_a_closed_address_is_asked_once_and_nothing_is_waited_for(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port is closed while the probe asks and listens from then on, so that whoever tried again would be counted."""
+    import socket
+
+    import wandb as library
+
+    from hubtool.tracking import wandb
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    server = socket.create_server(("127.0.0.1", 0))
+    address = server.getsockname()
+    server.close()
+    url, answers, begin, told = f"http://127.0.0.1:{address[1]}", wandb._answers, library.init, {}
+    listening: list[socket.socket] = []
+
+    def probed(asked: str) -> bool:
+        found = answers(asked)
+        listening.append(socket.create_server(address))
+        return found
+
+    monkeypatch.setattr(wandb, "_answers", probed)
+    monkeypatch.setattr(library, "init", lambda **options: told.update(options) or begin(**options))
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    listener = Listener()
+    log = Log(tensorboard=False, wandb=Wandb(mode="online"))
+    fanout = open_sinks(run_dir, log=log, resolved=resolved_recipe(), reporter=listener)  # type: ignore[arg-type]
+    for step in range(1, 200):
+        fanout.write(scalar(step))
+    fanout.close()
+    with listening.pop() as later:
+        assert not listening, "asked twice"
+        later.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            later.accept()
+    assert told["mode"] == "offline"  # in which the library has no address, no retries and no timeout to wait for
+    assert listener.warnings == [f"{url} does not answer: the run is written offline (`wandb sync` sends it)"]
+    assert [row["_step"] for row in wandb_rows(run_dir)] == list(range(1, 200))
+
+
+def test_what_a_service_did_not_take_at_the_end_is_said_and_lies_here(
+    run_dir: Path, resolved: ResolvedRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb as library
+
+    from hubtool.tracking import wandb
+
+    settings = wandb._library_settings(library)
+    assert (settings.finish_timeout, settings.finish_timeout_raises) == (wandb.FINISH_S, True)
+    finish = library.sdk.wandb_run.Run.finish
+
+    def gone(run: object) -> None:
+        finish(run)
+        raise TimeoutError("Timed out finishing run.")
+
+    monkeypatch.setattr(library.sdk.wandb_run.Run, "finish", gone)
+    listener = Listener()
+    log = Log(tensorboard=False, wandb=Wandb(mode="offline"))
+    fanout = open_sinks(run_dir, log=log, resolved=resolved, reporter=listener)  # type: ignore[arg-type]
+    fanout.write(scalar(1))
+    fanout.close()
+    assert len(listener.warnings) == 1
+    assert listener.warnings[0].startswith(
+        f"W&B did not take everything within 8 s of the end: it lies in {run_dir}/logs/wandb "
+    )
+    assert [row["_step"] for row in wandb_rows(run_dir)] == [1]
+
+
 class NotWandb(http.server.BaseHTTPRequestHandler):
     """Something that speaks HTTP and is no W&B."""
 
