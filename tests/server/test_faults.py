@@ -17,7 +17,7 @@ import pytest
 from hubtool.core.ids import RepoId
 from hubtool.server.store import Store
 from hubtool.server.upkeep import fsck
-from tests.server.clients import Http, Served, commit_lines, put
+from tests.server.clients import Client, Http, Served, commit_lines, put
 
 pytestmark = pytest.mark.prove
 
@@ -176,3 +176,31 @@ def test_a_full_disk_is_a_507_and_the_store_stays_clean(small_disk: Path) -> Non
     store = Store(root)
     assert fsck(store).findings == ()
     store.close()
+
+
+def test_a_full_disk_refuses_a_git_push_whole(small_disk: Path, tmp_path: Path) -> None:
+    """Wherever the disk is full: git's writes come short there, as they do nowhere else."""
+    root = small_disk / "hub"
+    with Served(root) as hub:
+        http, client = Http(hub.url), Client(hub.url, tmp_path / "home", None)
+        http("POST", "/api/repos/create", {"name": "net", "organization": "lab"})
+        identity = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        client.run(["git", "clone", "-q", f"{hub.url}/lab/net", "net"])
+        net, ends = client.home / "net", []
+        for num_bytes in (20_000_000, 12_000_001, *range(6_000_000, 11_500_000, 499_999), 1000):
+            before = http("GET", "/api/models/lab/net").json["sha"]
+            (net / "blob.txt").write_bytes(os.urandom(num_bytes))
+            client.run(["git", "add", "."], cwd=net)
+            client.run(["git", "commit", "-qm", str(num_bytes)], cwd=net, **identity)
+            said = client.run(["git", "push", "origin", "main"], cwd=net, check=False)
+            sha = http("GET", "/api/models/lab/net").json["sha"]
+            local = client.run(["git", "rev-parse", "HEAD"], cwd=net).strip()
+            ends.append(sha == local)
+            assert sha in (before, local), said
+            if sha == before:
+                assert "error" in said or "fatal" in said, said
+                client.run(["git", "reset", "-q", "--hard", "HEAD^"], cwd=net)
+            store = Store(root)
+            assert fsck(store).findings == (), (num_bytes, said)
+            store.close()
+        assert not ends[0] and ends[-1], "too large for the disk; and small, when all that came before left no litter"
