@@ -2,9 +2,8 @@
 
     python -m benchmarks crowded [--rounds 3] [--beside 4]        about four minutes
 
-`hubtool` sets GOMP_SPINCOUNT to the number that libgomp itself takes where it knows that there are more threads than processors;
-its default (300,000) spins on through the time in which the other half of the pair could have worked. Both are measured alone
-and beside processes that do nothing but compute.
+`hubtool` sets GOMP_SPINCOUNT; libgomp's default (300,000) spins on through the time in which the other half of the pair could
+have worked. Both are measured alone and beside processes that do nothing but compute.
 """
 
 from __future__ import annotations

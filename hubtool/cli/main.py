@@ -61,10 +61,10 @@ Exit codes:
 """
 
 
-# How often a thread of OpenMP looks for work before it sleeps. libgomp takes 1,000 itself where it sees more threads than
-# processors, but it cannot see other programs: beside them its default makes small steps five times slower, and alone it
-# gains nothing that can be measured (`python -m benchmarks crowded`).
-SPIN_COUNT = 1_000
+# How often a thread of OpenMP looks for work before it sleeps. libgomp's default, 300,000, is meant for a machine of its own:
+# beside other programs it makes small steps several times slower, and alone it gains nothing that can be measured
+# (`python -m benchmarks crowded`). With 1,000, which it takes where it knows of more threads than processors, they wake late.
+SPIN_COUNT = 10_000
 
 
 class LazyGroup(click.Group):

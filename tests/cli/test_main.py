@@ -152,7 +152,7 @@ def test_after_training_a_process_leaves_at_once_with_its_output_and_code(words:
     assert "taken down" not in done.stderr
 
 
-@pytest.mark.parametrize(("set_to", "found"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+@pytest.mark.parametrize(("set_to", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_threads_sleep_soon_unless_the_person_says_otherwise(set_to: dict[str, str], found: str) -> None:
     told = "lambda words: print(os.environ['GOMP_SPINCOUNT']) or 0"
     program = f"import os\nfrom hubtool.cli import main\nmain.run = {told}\nmain.main()"
