@@ -224,6 +224,7 @@ def _open(
     from hubtool.tracking.journal import Journal
     from hubtool.tracking.sinks import open_sinks
     from hubtool.training import session as sessions
+    from hubtool.training import taps
     from hubtool.training.checkpoint import Checkpoints
     from hubtool.training.mirror import Mirror
     from hubtool.training.signals import Stop
@@ -292,6 +293,8 @@ def _open(
         cache_limit_bytes=options.cache_limit_bytes,
     )
     stack.callback(session.close)
+    if ready.device.type == "cpu" and resolved.train.precision != "fp32":
+        taps.mask_unmet(ready.model, {name for phase in ready.phases for name in phase.trainable}, session.sample_x())
     return session
 
 
