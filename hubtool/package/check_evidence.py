@@ -1,24 +1,20 @@
-"""The part of verify that recomputes: digests, claims, log, classes, preprocessing, weights, each from its source."""
+"""The part of verify that recomputes: digests, claims, log, weights, each from its source."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hubtool.core.digests import sha256_file, tensors_digest
-from hubtool.core.errors import IntegrityError
+from hubtool.package.check_config import architecture, classes, preprocessing
 from hubtool.package.check_recipe import recipe
-from hubtool.package.facts import GOLDEN_NAME, WEIGHTS_NAME, Facts, read_events
+from hubtool.package.facts import GOLDEN_NAME, LAYERS_NAME, WEIGHTS_NAME, Facts, read_events
 from hubtool.package.front import EVAL_NAME, eval_results
 from hubtool.package.privacy import LOG_NAME
 from hubtool.package.snippets import snippets_for
 from hubtool.package.tensors import WEIGHTS_FILES, opened, packed_weights
-from hubtool.records.backbone import PROCESSOR_NAME
 from hubtool.records.claims import Claim
 from hubtool.records.evidence import Golden, Predictions
 from hubtool.records.metrics import choose_threshold, claims_of, compute
@@ -54,6 +50,20 @@ def digests(facts: Facts) -> Findings:
         )
     if len(facts.data.skipped) != result.num_skipped:
         yield _wrong("data.json", f"{len(facts.data.skipped)} files left out, result.json says {result.num_skipped}")
+    trained = {sample.sha256 for sample in facts.data.splits.get("train", ())}
+    others = (samples for split, samples in facts.data.splits.items() if split != "train")
+    num_leaked = sum(sample.sha256 in trained for samples in others for sample in samples)
+    if num_leaked != facts.data.num_leaked:
+        yield _wrong(
+            "data.json", f"{facts.data.num_leaked} pictures stand in train and elsewhere, its lists give {num_leaked}"
+        )
+    layers = facts.layers
+    if layers is not None:
+        counts = [(layers.num_params, result.num_params)]
+        if not result.drift:
+            counts.append((layers.num_trainable, result.num_trainable))
+        if any(now != then for now, then in counts) or sum(row.num_params for row in layers.rows) != layers.num_params:
+            yield _wrong(LAYERS_NAME, "the numbers of parameters are not those of its rows and of result.json")
 
 
 def claims(facts: Facts) -> Findings:
@@ -111,7 +121,8 @@ def _claims_of_file(facts: Facts, path: str) -> Findings:
 
 
 def _selected_again(facts: Facts, predictions: Predictions) -> Findings:
-    """The value that a checkpoint was selected by is its value in the evidence, nearly: with drift nothing is asked.
+    """What the log says of the packed checkpoint, and the value it was selected by, are what the evidence gives, nearly: with
+    drift nothing is asked.
 
     Both are of one definition, at the threshold 0.5; the last bits may differ where the frozen part was not computed anew,
     and a picture on a class boundary moves a share by its one part."""
@@ -119,10 +130,26 @@ def _selected_again(facts: Facts, predictions: Predictions) -> Findings:
     split, _, metric = selected.metric.partition("/")
     if split != predictions.split or facts.result.drift:
         return
-    value = compute(facts.task.name, predictions.logits_NK, predictions.targets).get(metric)
+    values = compute(facts.task.name, predictions.logits_NK, predictions.targets)
     slack = 2 / len(predictions.samples)
-    if value is None or not math.isclose(value, selected.value, rel_tol=1e-2, abs_tol=slack):
-        yield _wrong("result.json", f"selected by {metric} {selected.value}, the evidence gives {value}")
+
+    def is_near(value: float | None, told: float) -> bool:
+        return value is not None and math.isclose(value, told, rel_tol=1e-2, abs_tol=slack)
+
+    if not is_near(values.get(metric), selected.value):
+        yield _wrong("result.json", f"selected by {metric} {selected.value}, the evidence gives {values.get(metric)}")
+    for event in read_events(facts.directory / LOG_NAME):
+        is_packed = (event.kind, event.split, event.global_step) == ("scalar", split, selected.global_step)
+        if (
+            is_packed
+            and event.tag in values
+            and event.value is not None
+            and not is_near(values[event.tag], event.value)
+        ):
+            yield _wrong(
+                LOG_NAME,
+                f"{split}/{event.tag} of the packed epoch is {event.value}, the evidence gives {values[event.tag]}",
+            )
 
 
 def _again(facts: Facts, predictions: Predictions, path: str, digest: str) -> tuple[Claim, ...]:
@@ -156,9 +183,16 @@ def log(facts: Facts) -> Findings:
             return
         seen.add(key)
     selected, select = facts.result.selected, facts.resolved.train.select
+    split, _, tag = select.metric.partition("/")
+    at = ("scalar", split, selected.global_step)
+    epochs = {event.epoch + 1 for event in events if (event.kind, event.split, event.global_step) == at}
+    named = f"e{selected.epoch:03d}-s{selected.global_step:06d}-"
+    if epochs != {selected.epoch} or not selected.checkpoint.startswith(named):
+        yield _wrong(
+            "result.json", f"epoch {selected.epoch} at step {selected.global_step} is not the log's and the name's"
+        )
     if selected.metric != select.metric:
         yield _wrong("result.json", f"selected by {selected.metric}, the recipe says {select.metric}")
-    split, _, tag = select.metric.partition("/")
     values = {
         e.global_step: e.value
         for e in events
@@ -171,69 +205,6 @@ def log(facts: Facts) -> Findings:
         )
     elif selected.value != (min if select.mode == "min" else max)(values.values()):
         yield _wrong("result.json", f"the log has a better {select.metric} than the packed {selected.value}")
-
-
-def classes(facts: Facts) -> Findings:
-    """Class names: in config.json, in the order of data.json; every output has one."""
-    config = _config(facts)
-    own = config.get("hubtool")
-    names = own.get("classes") if isinstance(own, dict) and "classes" in own else config.get("label_names")
-    if names is None and isinstance(config.get("id2label"), dict):
-        names = [config["id2label"].get(str(i)) for i in range(len(config["id2label"]))]
-    if names is None:
-        yield _wrong("config.json", "the class names are missing")
-    elif tuple(names) != facts.data.classes:
-        yield _wrong("config.json", "the class names are not those of data.json")
-    if len(set(facts.data.classes)) != len(facts.data.classes):
-        yield _wrong("data.json", "a class name stands twice")
-    golden = Golden.read(facts.directory / GOLDEN_NAME)
-    shape = golden.tensor_logits_BK.shape
-    if len(shape) != 2 or golden.picture_logits_BK.shape[-1:] != shape[-1:]:
-        yield _wrong(GOLDEN_NAME, "the golden logits have no common number of outputs")
-    elif shape[1] != len(facts.data.classes):
-        yield _wrong(GOLDEN_NAME, f"{shape[1]} outputs, data.json has {len(facts.data.classes)} classes")
-    if golden.input_shape != (facts.resolved.preprocess.in_chans, *facts.resolved.preprocess.img_size):
-        yield _wrong(GOLDEN_NAME, f"the input is {golden.input_shape}, not that of resolved.json")
-
-
-def preprocessing(facts: Facts) -> Findings:
-    """config.json, or the processor's, tells its reader the preprocessing of resolved.json."""
-    config = _config(facts)
-    if "auto_map" in config or "custom_pipelines" in config:
-        yield _wrong("config.json", "asks its reader to run code of the repository")
-    p = facts.resolved.preprocess
-    own = config.get("hubtool")
-    if isinstance(own, dict) and own.get("preprocess", p.to_dict()) != p.to_dict():
-        yield _wrong("config.json", "hubtool.preprocess is not that of resolved.json")
-    if (facts.directory / PROCESSOR_NAME).is_file():
-        yield from _processor(facts)
-    cfg = config.get("pretrained_cfg")
-    if not isinstance(cfg, dict):
-        return
-    wanted = {
-        "input_size": [p.in_chans, *p.img_size],
-        "mean": list(p.mean),
-        "std": list(p.std),
-        "crop_pct": p.crop_pct,
-        "crop_mode": p.crop_mode,
-        "interpolation": p.interpolation,
-    }
-    for key, value in wanted.items():
-        if cfg.get(key) != value:
-            yield _wrong("config.json", f"pretrained_cfg.{key} is {cfg.get(key)}, resolved.json says {value}")
-
-
-def _processor(facts: Facts) -> Findings:
-    config, p = _json_of(facts.directory / PROCESSOR_NAME), facts.resolved.preprocess
-    size = config.get("crop_size", config.get("size"))
-    wanted = (
-        ("image_mean", config.get("image_mean"), list(p.mean)),
-        ("image_std", config.get("image_std"), list(p.std)),
-        ("the input", size, {"height": p.img_size[0], "width": p.img_size[1]}),
-    )
-    for name, now, then in wanted:
-        if now != then:
-            yield _wrong(PROCESSOR_NAME, f"{name} is {now}, resolved.json says {then}")
 
 
 def weights(facts: Facts) -> Findings:
@@ -290,6 +261,20 @@ def _is_finite(dtype: str, view: memoryview) -> bool:
     return True
 
 
+def golden(facts: Facts) -> Findings:
+    """The golden logits have an output for each class, and were measured on inputs of the model's shape."""
+    found = Golden.read(facts.directory / GOLDEN_NAME)
+    shape = found.tensor_logits_BK.shape
+    if len(shape) != 2 or found.picture_logits_BK.shape[-1:] != shape[-1:]:
+        yield _wrong(GOLDEN_NAME, "the golden logits have no common number of outputs")
+    elif shape[1] != len(facts.data.classes):
+        yield _wrong(GOLDEN_NAME, f"{shape[1]} outputs, data.json has {len(facts.data.classes)} classes")
+    if not (np.isfinite(found.tensor_logits_BK).all() and np.isfinite(found.picture_logits_BK).all()):
+        yield _wrong(GOLDEN_NAME, "a golden logit is NaN or infinite")
+    if found.input_shape != (facts.resolved.preprocess.in_chans, *facts.resolved.preprocess.img_size):
+        yield _wrong(GOLDEN_NAME, f"the input is {found.input_shape}, not that of resolved.json")
+
+
 def snippets(facts: Facts) -> Findings:
     """The programs of the card are those of this layout: what was run is what is shown."""
     programs = snippets_for(facts.layout, facts.resolved)
@@ -309,28 +294,16 @@ def hub_results(facts: Facts) -> Findings:
         )
 
 
-def _config(facts: Facts) -> dict[str, Any]:
-    return _json_of(facts.directory / "config.json")
-
-
-def _json_of(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise IntegrityError("E-CONFIG", f"cannot be read: {error}", where=path.name) from error
-    if not isinstance(config, dict):
-        raise IntegrityError("E-CONFIG", "no mapping of keys", where=path.name)
-    return config
-
-
 CHECKS: dict[str, Callable[[Facts], Findings]] = {
     "digests": digests,
     "recipe": recipe,
     "claims from evidence": claims,
     "log": log,
+    "architecture": architecture,
     "class names": classes,
     "preprocessing": preprocessing,
     "weights": weights,
+    "golden shapes": golden,
     "snippets": snippets,
     "results for the hub": hub_results,
 }

@@ -263,7 +263,7 @@ LAYERS = LayerTable(
         LayerRow(
             part="stem",
             output_shape=(64, 56, 56),
-            num_params=9536,
+            num_params=11_180_103 - 3591,
             flops=1,
             is_trainable=False,
             norm_mode="eval",

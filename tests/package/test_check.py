@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,11 +20,12 @@ from hubtool.core.errors import HubtoolError, IntegrityError, NotFoundError
 from hubtool.hub.push import package_files
 from hubtool.package import build, check
 from hubtool.package import card as cards
+from hubtool.package.facts import GOLDEN_NAME
 from hubtool.package.tensors import packed_weights
 from hubtool.records import reproductions
 from hubtool.records.claims import judge
 from hubtool.records.environment import differences
-from hubtool.records.evidence import Predictions
+from hubtool.records.evidence import Golden, Predictions
 from hubtool.records.package import MANIFEST_NAME, PackageManifest
 from hubtool.records.run import Result
 from package import made
@@ -186,6 +188,22 @@ def _drop_claim(package: Path) -> None:
     (package / "result.json").write_text(json.dumps(tree))
 
 
+def _log_at_the_packed_step(package: Path) -> None:
+    """A better F1 in the row that the card shows in bold; the loss it was selected by is left alone."""
+    path = package / "logs" / "metrics.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for event in events:
+        if (event["split"], event["tag"], event["global_step"]) == ("val", "macro_f1", 18):
+            event["value"] = 0.999
+    path.write_text("".join(json.dumps(event, sort_keys=True, separators=(",", ":")) + "\n" for event in events))
+
+
+def _golden_of_nothing(package: Path) -> None:
+    golden = Golden.read(package / GOLDEN_NAME)
+    logits = np.full_like(golden.tensor_logits_BK, np.nan)
+    dataclasses.replace(golden, tensor_logits_BK=logits).write(package / GOLDEN_NAME)
+
+
 def _select_by_another_value(package: Path) -> None:
     """The log and the result agree; the evidence does not."""
     value = json.loads((package / "result.json").read_text())["selected"]["value"]
@@ -301,6 +319,28 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     "selected by a value that is not the evidence's": (_select_by_another_value, True, True, r"result.json"),
     "threshold where there is none": (set_json("result.json", "threshold", value=0.4), True, True, r"result.json"),
     "selected epoch": (set_json("result.json", "selected", "global_step", value=9), True, True, r"logs/metrics.jsonl"),
+    "number of the epoch": (set_json("result.json", "selected", "epoch", value=3), True, True, r"result.json"),
+    "name of the checkpoint": (
+        set_json("result.json", "selected", "checkpoint", value="e003-s000027-val_loss=0.1"),
+        True,
+        True,
+        r"result.json",
+    ),
+    "a better metric of the packed epoch": (_log_at_the_packed_step, True, True, r"logs/metrics.jsonl"),
+    "fewer parameters trained": (
+        set_json("result.json", "num_trainable", value=1),
+        True,
+        True,
+        r"evidence/layers.json",
+    ),
+    "a smaller model": (set_json("result.json", "num_params", value=5_000_000), True, True, r"evidence/layers.json"),
+    "parameters of a part": (
+        set_json("evidence/layers.json", "rows", 1, "num_params", value=1),
+        True,
+        True,
+        r"evidence/layers.json",
+    ),
+    "golden logits of nothing": (_golden_of_nothing, True, True, r"evidence/golden.safetensors"),
     "numerics": (set_json("environment.json", "numerics", "num_threads", value=64), True, True, r"environment.json"),
     "golden shape": (flip("evidence/golden.safetensors", -1), False, False, r"evidence/golden.safetensors"),
     # recipe and data
@@ -332,6 +372,34 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     ),
     "class name in data.json": (set_json("data.json", "classes", 0, value="lion"), True, True, r"config.json"),
     "class name in config.json": (set_json("config.json", "label_names", 0, value="lion"), True, True, r"config.json"),
+    "class names for transformers alone": (
+        edit("config.json", "{", '{"id2label": {"0": "lion"},'),
+        True,
+        True,
+        r"config.json",
+    ),
+    "class numbers for transformers alone": (
+        edit("config.json", "{", '{"label2id": {"cat": 6, "dog": 0},'),
+        True,
+        True,
+        r"config.json",
+    ),
+    "another network": (set_json("config.json", "architecture", value="resnet34"), True, True, r"config.json"),
+    "an output more": (set_json("config.json", "num_classes", value=8), True, True, r"config.json"),
+    "weights from elsewhere": (
+        edit("config.json", '"pretrained_cfg": {', '"pretrained_cfg": {"url": "https://e.example/w.pth", '),
+        True,
+        True,
+        r"config.json",
+    ),
+    "leaks that its lists do not have": (set_json("data.json", "num_leaked", value=5), True, True, r"data.json"),
+    "another layout": (set_json(MANIFEST_NAME, "layout", value="transformers"), True, True, r"evidence/snippets.json"),
+    "another data set": (
+        set_json("evidence/card.json", "dataset", value="big/imagenet"),
+        True,
+        True,
+        r".eval_results/hubtool.yaml",
+    ),
     "preprocessing": (
         set_json("config.json", "pretrained_cfg", "mean", value=[0.5, 0.5, 0.5]),
         True,
