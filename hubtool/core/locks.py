@@ -23,6 +23,7 @@ from hubtool.core.files import TEMP_PREFIX
 
 BEAT_S = 15.0
 SILENCE_S = 60.0
+ORPHAN_S = 5.0  # a child that was forked by a killed holder, and has not come to its own program yet, holds the lock on
 
 
 @contextmanager
@@ -114,17 +115,32 @@ def is_held(path: Path) -> bool:
 
 
 def _acquire(fd: int, what: str, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
+    began = time.monotonic()
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except OSError:
-            if time.monotonic() >= deadline:
+            waited_s = time.monotonic() - began
+            if waited_s >= wait_s and (waited_s >= ORPHAN_S or not _is_holder_dead(fd)):
                 raise ConflictError(
                     "E-LOCKED", f"{what} is in use by {_holder(fd)}", do="wait for it to end, or stop it"
                 ) from None
             time.sleep(0.02)
+
+
+def _is_holder_dead(fd: int) -> bool:
+    """Whether the process that wrote itself into the file was one of this host, and is no more."""
+    holder = _read_holder(fd)
+    if holder is None or holder["host"] != platform.node():
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, and alive
+        pass
+    return False
 
 
 def _holder(fd: int) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from hubtool.core.digests import canonical_json, git_blob_sha1, sha256_file, tensors_digest
 from hubtool.core.errors import ConflictError, HubtoolError, SecurityError, UsageError
-from hubtool.core.locks import hold
+from hubtool.core.locks import hold, is_held
 from hubtool.core.refs import parse_backbone_ref, parse_repo_ref
 from hubtool.core.seeds import Address
 from hubtool.core.settings import read_settings
@@ -71,6 +71,21 @@ def held_elsewhere(lock: Path, silent_s: float) -> None:
     """As another host leaves it whose kernel shares no locks with ours: alive so long ago."""
     lock.write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": 0}))
     os.utime(lock, (time.time() - silent_s,) * 2)
+
+
+def test_a_child_that_a_killed_holder_was_just_starting_is_waited_for(tmp_path: Path) -> None:
+    """Between fork and exec it has the lock's file open too, though nobody uses the run any more."""
+    lock = tmp_path / ".lock"
+    program = (
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom hubtool.core.locks import hold\n"
+        f"with hold(Path({str(lock)!r}), 'x'):\n"
+        "    if os.fork() == 0:\n        time.sleep(1)\n        os._exit(0)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert is_held(lock)
+    with hold(lock, "the run"):
+        pass
 
 
 def test_a_lock_of_another_host_is_taken_over_after_a_minute_without_a_sign_of_life(tmp_path: Path) -> None:
