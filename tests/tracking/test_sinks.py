@@ -101,6 +101,7 @@ for step in range(first, 100000):
 
 
 def _wait_for(run_dir: Path, pattern: str) -> Path:
+    """A file with more than its head: W&B's process writes the rest when it hears that the run is over, which nobody awaits."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if found := [path for path in run_dir.glob(pattern) if path.stat().st_size > 2000]:
@@ -157,7 +158,7 @@ def test_the_wandb_file_has_recipe_and_digests_and_nothing_of_the_machine(
     assert config["recipe"] == RECIPE
     assert config["resolved"]["train"]["epochs"] == 10
     assert run["project"] == "flowers"
-    [path] = (run_dir / "logs/wandb").glob("*run-*/run-*.wandb")
+    path = _wait_for(run_dir, "logs/wandb/*run-*/run-*.wandb")
     data = path.read_bytes()
     for secret in (os.uname().nodename, sys.argv[0], str(run_dir.parent), "pytest"):
         assert secret.encode() not in data, secret
@@ -171,7 +172,7 @@ def test_wandb_is_not_told_where_a_backbone_lies(run_dir: Path, resolved: Resolv
     pinned = resolved.backbone.model_copy(update={"ref": "local:net"})
     journal_of(run_dir, 10)
     rebuild(run_dir, names=("wandb",), log=EVERYTHING, resolved=resolved.model_copy(update={"backbone": pinned}))
-    [path] = (run_dir / "logs/wandb").glob("*run-*/run-*.wandb")
+    path = _wait_for(run_dir, "logs/wandb/*run-*/run-*.wandb")
     data = path.read_bytes()
     assert b"local:net" in data
     assert b"somebody" not in data
