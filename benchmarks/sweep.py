@@ -38,7 +38,7 @@ CORE = (
     "timm:test_resnet", "timm:test_vit", "timm:test_efficientnet", "timm:test_convnext", "timm:mobilenetv4_conv_small_050",
     "timm:test_byobnet", "timm:test_nfnet", "timm:mobilenetv3_small_050", "timm:levit_128s", "timm:dla46_c",
     "timm:regnetx_002", "timm:poolformer_s12", "timm:ghostnet_050", "torchvision:resnet18", "torchvision:mobilenet_v2",
-    "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1",
+    "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1", "torchvision:mnasnet0_5",
 )  # fmt: skip
 
 

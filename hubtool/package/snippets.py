@@ -84,8 +84,18 @@ _WITHOUT_CLASSIFIER = """\
 parent, _, name = own["head"]["place"].rpartition(".")
 setattr(model.get_submodule(parent), name, torch.nn.Identity())
 """
-_TORCHVISION_FORWARD = """\
+_TORCHVISION_LOAD = """\
 model.load_state_dict(load_file(folder / "model.safetensors"))
+"""
+# MNASNet asks the weights for their version, which safetensors do not hold; that of a new model's weights is the right one.
+_MNASNET_LOAD = """\
+weights = load_file(folder / "model.safetensors")
+versioned = model.state_dict()
+assert weights.keys() == versioned.keys()
+versioned.update(weights)
+model.load_state_dict(versioned)
+"""
+_TORCHVISION_FORWARD = """\
 p = own["preprocess"]
 transform = v2.Compose([
     v2.Resize(int(p["img_size"][0] / p["crop_pct"]), interpolation=InterpolationMode(p["interpolation"])),
@@ -154,7 +164,7 @@ def snippets_for(layout: Layout, resolved: ResolvedRecipe) -> dict[str, str]:
 def _torchvision(resolved: ResolvedRecipe) -> str:
     """A linear head; binary travels as two rows of it."""
     task = "classification" if resolved.task == "binary" else resolved.task
-    code = _TORCHVISION + _channels(resolved) + _TORCHVISION_FORWARD
+    code = _TORCHVISION + _channels(resolved) + _load(resolved) + _TORCHVISION_FORWARD
     return code + "logits = x\n" + _FROM_OWN + _own_answer(task)
 
 
@@ -163,7 +173,7 @@ def _timm_own_head(resolved: ResolvedRecipe) -> str:
 
 
 def _torchvision_own_head(resolved: ResolvedRecipe) -> str:
-    code = _TORCHVISION + _channels(resolved) + _place(resolved) + _TORCHVISION_FORWARD + _HEAD_BESIDE
+    code = _TORCHVISION + _channels(resolved) + _place(resolved) + _load(resolved) + _TORCHVISION_FORWARD + _HEAD_BESIDE
     return code + _FORWARD[resolved.head.type] + _FROM_OWN + _own_answer(resolved.task)
 
 
@@ -182,6 +192,10 @@ _OWN_HEADS: dict[Library, Callable[[ResolvedRecipe], str]] = {
 def _channels(resolved: ResolvedRecipe) -> str:
     in_chans = resolved.preprocess.in_chans
     return _OTHER_CHANNELS.format(in_chans=in_chans) if in_chans != 3 else ""
+
+
+def _load(resolved: ResolvedRecipe) -> str:
+    return _MNASNET_LOAD if resolved.backbone.architecture.startswith("mnasnet") else _TORCHVISION_LOAD
 
 
 def _place(resolved: ResolvedRecipe) -> str:
