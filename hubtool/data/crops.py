@@ -71,7 +71,7 @@ def _keep_ratio(image: Picture, target: tuple[int, int], *, is_longest: bool) ->
     width, height = image.size
     ratios = (height / target[0], width / target[1])
     ratio = max(ratios) if is_longest else min(ratios)
-    return round(height / ratio), round(width / ratio)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))  # timm fails where a side is rounded to nothing
 
 
 def resized(image: Picture, size: tuple[int, int], interpolation: str) -> Picture:
