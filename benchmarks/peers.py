@@ -9,8 +9,8 @@ Every job is a fresh process timed from start to exit, imports included: hubtool
 default (TensorBoard, plots, evidence, digests), an empty cache each time. All have two threads and two worker processes, the
 same pictures, transforms, random weights, batch size, optimizer (AdamW, cosine), precision and number of epochs; all
 validate and write a checkpoint in every epoch. Frozen modules stay in eval mode and get no gradient; convolutional models
-are channels last. The peers' scripts are ``benchmarks/_peer_*.py``; they take turns, and the table holds medians. A peer that
-took a tenth longer than the best one in the first round is not run again: its figure is a single run.
+are channels last. The peers' scripts are ``benchmarks/_peer_*.py``; they take turns, and the table holds medians; of the peers
+only the best one of the first round is run again, the figure of another is a single run.
 
 A later-epoch ratio is work avoided, not faster arithmetic: it stands beside the ratio of the whole job. The ratio of the
 processor time (user and system, all processes) hardly moves where other work runs on the machine; wall times do. With ``views: 4``
@@ -99,8 +99,8 @@ def main(arguments: list[str]) -> int:
         _warm_up(peers)
         for number in range(options.rounds):
             for row in rows:
-                slow = _too_slow(row, outcomes)
-                for trainer in ["hubtool", *(peer for peer in peers if peer in asked[row.name] and peer not in slow)]:
+                beaten = _beaten(row, outcomes)
+                for trainer in ["hubtool", *(peer for peer in peers if peer in asked[row.name] and peer not in beaten)]:
                     try:
                         outcome = run(trainer, row, work, options)
                     except RuntimeError as error:  # the others' figures are still worth having
@@ -133,11 +133,10 @@ def _rows(options: argparse.Namespace) -> list[Row]:
     return [row for row in rows if row not in slow]
 
 
-def _too_slow(row: Row, outcomes: list[Outcome]) -> set[str]:
-    """The peers that took a tenth longer than the best one in the first round: no median makes one of them the best."""
-    found = line(row, outcomes).wall_s
-    best_s = min((wall_s for trainer, wall_s in found.items() if trainer != "hubtool"), default=0.0)
-    return {trainer for trainer, wall_s in found.items() if trainer != "hubtool" and wall_s > 1.1 * best_s}
+def _beaten(row: Row, outcomes: list[Outcome]) -> set[str]:
+    """The peers that another peer was faster than in the first round."""
+    wall_s = {trainer: found for trainer, found in line(row, outcomes).wall_s.items() if trainer != "hubtool"}
+    return set(wall_s) - {min(wall_s, key=wall_s.__getitem__)} if wall_s else set()
 
 
 def _told(outcome: Outcome) -> str:
