@@ -71,14 +71,17 @@ def _export_timm(
     _check_classes(resolved, classes, heads_io.num_outputs(model, "timm"))
     is_linear = not head_state
     num_classes = len(classes) if is_linear else (num_base_classes if resolved.head.mode == "append" else 0)
-    config = from_timm.config(model, resolved.preprocess, num_classes)
+    named = {
+        "architecture": resolved.backbone.architecture
+    }  # timm may know the model by a newer name, or by a sibling's
+    config = from_timm.config(model, resolved.preprocess, num_classes) | named
     if is_linear:
         config["label_names"] = list(classes)
     else:
         head = heads_io.spec(model, resolved, "timm")
         if resolved.head.mode == "replace" and not from_timm.fits(config, state):
             # What timm builds for num_classes 0 lacks layers before the classifier: the head's place is named instead.
-            config = from_timm.config(model, resolved.preprocess, 1)
+            config = from_timm.config(model, resolved.preprocess, 1) | named
             head["place"] = classifiers.classifier_paths(model, "timm")[0]
         config["hubtool"] = {"classes": list(classes), "head": head, "library": "timm"}
         weights.save(head_state, directory / heads_io.HEAD_NAME)

@@ -103,7 +103,10 @@ def hubtool() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read when torch is loaded, here and in worker processes
+    if "OMP_WAIT_POLICY" not in os.environ:  # which libgomp would not look at any more
+        os.environ.setdefault(
+            "GOMP_SPINCOUNT", str(SPIN_COUNT)
+        )  # read when torch is loaded, here and in worker processes
     ended: list[int] = []
     if args is None:
         atexit.register(_leave, ended)  # the first to be registered is the last to be called
@@ -118,7 +121,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def _leave(ended: list[int]) -> None:
     """Leave without taking torch's modules and libraries down one by one, which takes more than a second.
 
-    Threads are joined and every other exit handler was called by now. After an exception nobody caught, Python goes on alone.
+    Threads are joined by now, and the exit handlers called that were registered after the start; an older one of an
+    environment that wraps the interpreter (coverage, a debugger) is not. After an exception nobody caught, Python goes on alone.
     """
     if ended and "torch" in sys.modules:
         with contextlib.suppress(OSError, ValueError):

@@ -69,7 +69,7 @@ def prepare(place: RunDir, inputs: Inputs, *, num_processes: int = 1) -> Ready:
     from hubtool.backbones import freeze
     from hubtool.backbones.parts import find_parts
     from hubtool.jobs.target import build
-    from hubtool.training import numerics, processes, session
+    from hubtool.training import numerics, processes, session, taps
 
     resolved, recipe = inputs.resolved, inputs.resolved.train
     processes.check_divides(num_processes, recipe.grad_accum_steps, recipe.batch_size)
@@ -89,6 +89,9 @@ def prepare(place: RunDir, inputs: Inputs, *, num_processes: int = 1) -> Ready:
         memory_format=memory_format,
     )
     model = model.to(device, memory_format=numerics.torch_format(memory_format))
+    if device.type == "cpu" and recipe.precision != "fp32":
+        trained = {name for phase in phases for name in phase.trainable}
+        taps.mask_unmet(model, trained, (resolved.preprocess.in_chans, *resolved.preprocess.img_size))
     return Ready(model=model, phases=phases, device=device, numerics=measured)
 
 
@@ -224,7 +227,6 @@ def _open(
     from hubtool.tracking.journal import Journal
     from hubtool.tracking.sinks import open_sinks
     from hubtool.training import session as sessions
-    from hubtool.training import taps
     from hubtool.training.checkpoint import Checkpoints
     from hubtool.training.mirror import Mirror
     from hubtool.training.signals import Stop
@@ -293,8 +295,6 @@ def _open(
         cache_limit_bytes=options.cache_limit_bytes,
     )
     stack.callback(session.close)
-    if ready.device.type == "cpu" and resolved.train.precision != "fp32":
-        taps.mask_unmet(ready.model, {name for phase in ready.phases for name in phase.trainable}, session.sample_x())
     return session
 
 

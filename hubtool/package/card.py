@@ -21,7 +21,7 @@ from hubtool.package.snippets import REPO
 from hubtool.records.package import Layout
 
 FILE_NAME = "README.md"
-TEMPLATE_VERSION = 1
+TEMPLATE_VERSION = 2
 SECTIONS = ("about", "training-data", "intended-use", "limits", "citation")
 
 _MARK = re.compile(r"<!-- hubtool card v(\d+) · ([^ ]+) · ")
@@ -129,8 +129,12 @@ def repo_of(markdown: str) -> str:
     if mark is None:
         raise IntegrityError("E-CARD-MARK", "the card does not say which template made it", where=FILE_NAME)
     if int(mark[1]) != TEMPLATE_VERSION:
+        is_newer = int(mark[1]) > TEMPLATE_VERSION
         raise IntegrityError(
-            "E-CARD-VERSION", f"the card is of template v{mark[1]}", where=FILE_NAME, do="update hubtool"
+            "E-CARD-VERSION",
+            f"the card is of template v{mark[1]}, this hubtool writes v{TEMPLATE_VERSION}",
+            where=FILE_NAME,
+            do="update hubtool" if is_newer else "look at it with the hubtool that packed it, or pack the run again",
         )
     return mark[2]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hubtool.core.errors import IntegrityError
+from hubtool.core.ids import RepoPath
 from hubtool.package import licenses
 from hubtool.package.privacy import LOG_NAME
 from hubtool.records import reproductions
@@ -178,8 +179,11 @@ class Facts:
 
     @cached_property
     def predictions(self) -> dict[str, Predictions]:
-        """What the claims are compiled from, by its path."""
+        """What the claims are compiled from, by its path. Raises IntegrityError, SecurityError for a path that is no evidence."""
         paths = dict.fromkeys(claim.evidence for claim in self.result.claims)
+        for path in paths:
+            if not RepoPath(path).startswith("evidence/"):
+                raise IntegrityError("E-EVIDENCE", f"{path!a} lies outside of evidence", where="result.json")
         return {path: Predictions.read(self.directory / path) for path in paths}
 
     @cached_property
@@ -188,6 +192,10 @@ class Facts:
         if self.task.name != "regression" or self.headline is None:
             return ()
         found = self.predictions[self.headline.claim.evidence]
+        if not found.logits_NK.shape[1:] == found.targets.shape[1:] == (self.num_classes,):
+            raise IntegrityError(
+                "E-EVIDENCE", "another number of outputs than data.json", where=self.headline.claim.evidence
+            )
         return tuple(_output_row(name, found, k) for k, name in enumerate(self.data.classes))
 
     @property

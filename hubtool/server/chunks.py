@@ -126,11 +126,13 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """``heads`` and ``places`` (in the file) of all chunks; ``bounds`` are their ends, and 0, in the unpacked xorb."""
+    """``heads`` and ``places`` (in the file) of all chunks; ``bounds`` are their ends, and 0, in the unpacked xorb, and
+    ``wire_bounds`` in the one that clients read."""
 
     heads: tuple[Head, ...]
     places: array[int]
     bounds: array[int]
+    wire_bounds: array[int]
     extents: tuple[Extent, ...]
 
     def pieces(self, file: IO[bytes], low: int, high: int) -> Iterator[Span]:
@@ -150,19 +152,17 @@ class Layout:
 
     def wire_span(self, start: int, stop: int) -> tuple[int, int]:
         """Where the chunks ``start`` to ``stop`` (exclusive) lie, heads included, when each has its head before it."""
-        low = sum(head.wire_bytes for head in self.heads[:start])
-        return low, low + sum(head.wire_bytes for head in self.heads[start:stop])
+        return self.wire_bounds[start], self.wire_bounds[stop]
 
     def wire(self, fd: int, start: int, stop: int) -> Iterator[bytes]:
         """The bytes ``start`` to ``stop`` of the xorb with the head of each chunk before it, as clients read it."""
-        at = 0
-        for head, place in zip(self.heads, self.places, strict=True):
+        first = max(bisect_right(self.wire_bounds, start) - 1, 0)
+        for number in range(first, len(self.heads)):
+            head, at = self.heads[number], self.wire_bounds[number]
             if at >= stop:
                 return
-            if at + head.wire_bytes > start:
-                data = head.pack() + read_exactly(fd, place, head.packed)
-                yield data[max(0, start - at) : stop - at]
-            at += head.wire_bytes
+            data = head.pack() + read_exactly(fd, self.places[number], head.packed)
+            yield data[max(0, start - at) : stop - at]
 
 
 def read_layout(fd: int) -> Layout:
@@ -170,7 +170,7 @@ def read_layout(fd: int) -> Layout:
     size_bytes = os.fstat(fd).st_size
     is_kept = os.pread(fd, len(_MAGIC), 0) == _MAGIC
     heads = tuple(_kept_heads(fd, size_bytes) if is_kept else _sent_heads(fd, size_bytes))
-    places, bounds = array("Q"), array("Q", [0])
+    places, bounds, wire_bounds = array("Q"), array("Q", [0]), array("Q", [0])
     runs: list[tuple[int, int, int, Head | None]] = []
     place = len(_MAGIC) if is_kept else 0
     for head in heads:
@@ -178,6 +178,7 @@ def read_layout(fd: int) -> Layout:
         start, stop = bounds[-1], bounds[-1] + head.unpacked
         places.append(place)
         bounds.append(stop)
+        wire_bounds.append(wire_bounds[-1] + head.wire_bytes)
         if head.scheme != 0:
             runs.append((start, stop, place, head))
         elif runs and runs[-1][3] is None and runs[-1][2] + start - runs[-1][0] == place:
@@ -185,7 +186,7 @@ def read_layout(fd: int) -> Layout:
         else:
             runs.append((start, stop, place, None))
         place += head.packed
-    return Layout(heads, places, bounds, tuple(Extent(*run) for run in runs))
+    return Layout(heads, places, bounds, wire_bounds, tuple(Extent(*run) for run in runs))
 
 
 def _kept_heads(fd: int, size_bytes: int) -> Iterator[Head]:

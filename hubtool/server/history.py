@@ -34,7 +34,7 @@ def _pointers_at(directory: Path, _state: bytes) -> dict[Pointer, str]:
     return pointers(directory)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)  # a data set's tip may have a hundred thousand
 def large_files(directory: Path, sha: str) -> tuple[Oid, ...]:
     """The large files that stand in one commit, remembered by it."""
     return tuple(entry.pointer.oid for entry in GitDir(directory).list_tree(sha) if entry.pointer is not None)

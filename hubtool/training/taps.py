@@ -7,7 +7,7 @@ input, is right; so the taps are set to the zero that they have.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +17,33 @@ from hubtool.core.errors import UsageError
 _STANDARDIZED = {"StdConv2d", "ScaledStdConv2d"}  # timm's, by name: they compute their weight from the parameter
 
 
-def mask_unmet(model: nn.Module, trained: Collection[str], x_BCHW: Tensor) -> tuple[str, ...]:
-    """From now on the gradient of ``trained`` weights is zero at taps that meet no pixel of a picture as large as ``x_BCHW``.
+def mask_unmet(model: nn.Module, trained: Collection[str], shape_CHW: tuple[int, int, int]) -> tuple[str, ...]:
+    """From now on the gradient of ``trained`` weights is zero at taps that meet no pixel of a picture of ``shape_CHW``.
 
     Returns the names of the weights it holds for. Raises UsageError for a convolution with weight standardisation, where unset
-    memory would reach every tap. Those that pad their input themselves have no such tap.
+    memory would reach every tap, and for one that reads inputs of several sizes. Those that pad their input themselves have
+    no such tap.
     """
-    sizes = _input_sizes(model, x_BCHW)
+    convs = {path: module for path, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    wanted = {path: conv for path, conv in convs.items() if f"{path}.weight" in trained and max(conv.kernel_size) > 1}
+    sizes = _input_sizes(model, wanted, shape_CHW) if wanted else {}
     masked = []
-    for path, conv in model.named_modules():
-        name = f"{path}.weight"
-        if path not in sizes or name not in trained or not isinstance(conv, nn.Conv2d):
-            continue
+    for path in sizes:
+        name, conv = f"{path}.weight", wanted[path]
         is_plain = type(conv).forward is nn.Conv2d.forward
         if not is_plain and type(conv).__name__ not in _STANDARDIZED:
             continue
-        rows, columns = (_met(conv, axis, sizes[path][axis]) for axis in (0, 1))
-        if bool(rows.all()) and bool(columns.all()):
+        met, *others = (_met(conv, 0, height)[:, None] & _met(conv, 1, width)[None, :] for height, width in sizes[path])
+        is_one = all(torch.equal(met, other) for other in others)
+        if is_one and bool(met.all()):
             continue
-        if not is_plain:
+        if not is_plain or not is_one:
             raise UsageError(
                 "E-NUMERIC-TAPS",
                 f"in half precision torch has no right gradient of {name}: its kernel is larger than its input",
                 do="set train.precision=fp32, or a larger data.img_size",
             )
-        unmet = ~(rows[:, None] & columns[None, :])
-        conv.weight.register_hook(lambda gradient, unmet=unmet: gradient.masked_fill(unmet, 0.0))
+        conv.weight.register_hook(lambda gradient, unmet=~met: gradient.masked_fill(unmet, 0.0))
         masked.append(name)
     return tuple(masked)
 
@@ -62,25 +63,26 @@ def _met(conv: nn.Conv2d, axis: int, size: int) -> Tensor:
     return ((read >= 0) & (read < size)).any(dim=0)
 
 
-def _input_sizes(model: nn.Module, x_BCHW: Tensor) -> dict[str, tuple[int, int]]:
-    """Height and width of what each convolution reads, by its path; the largest where it is called more than once."""
-    sizes: dict[str, tuple[int, int]] = {}
+def _input_sizes(
+    model: nn.Module, convs: Mapping[str, nn.Conv2d], shape_CHW: tuple[int, int, int]
+) -> dict[str, set[tuple[int, int]]]:
+    """Heights and widths of what each convolution reads, by its path; those that nothing calls are left out."""
+    sizes: dict[str, set[tuple[int, int]]] = {}
 
-    def note(path: str, found: tuple[int, int]) -> None:
-        before = sizes.get(path, found)
-        sizes[path] = (max(before[0], found[0]), max(before[1], found[1]))
+    def note(path: str, x_BCHW: Tensor) -> None:
+        sizes.setdefault(path, set()).add((x_BCHW.shape[-2], x_BCHW.shape[-1]))
 
     handles = [
-        module.register_forward_pre_hook(
-            lambda _module, inputs, path=path: note(path, (inputs[0].shape[-2], inputs[0].shape[-1]))
+        conv.register_forward_pre_hook(
+            lambda _module, inputs, named, path=path: note(path, inputs[0] if inputs else named["input"]),
+            with_kwargs=True,
         )
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
+        for path, conv in convs.items()
     ]
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(x_BCHW)
+            model.eval()(torch.zeros((1, *shape_CHW)))
     finally:
         for handle in handles:
             handle.remove()

@@ -152,10 +152,14 @@ def test_after_training_a_process_leaves_at_once_with_its_output_and_code(words:
     assert "taken down" not in done.stderr
 
 
-@pytest.mark.parametrize(("set_to", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+@pytest.mark.parametrize(
+    ("set_to", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
 def test_threads_sleep_soon_unless_the_person_says_otherwise(set_to: dict[str, str], found: str) -> None:
-    told = "lambda words: print(os.environ['GOMP_SPINCOUNT']) or 0"
+    told = "lambda words: print(os.environ.get('GOMP_SPINCOUNT')) or 0"
     program = f"import os\nfrom hubtool.cli import main\nmain.run = {told}\nmain.main()"
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | set_to
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    } | set_to
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == found

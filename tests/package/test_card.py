@@ -131,8 +131,8 @@ def test_both_yamls_read_what_was_written(value: dict[str, object]) -> None:
 
 
 def test_a_newer_card_is_not_taken_for_a_false_one(clean: Path) -> None:
-    text = (clean / "README.md").read_text().replace("hubtool card v1", "hubtool card v2")
-    with pytest.raises(IntegrityError, match=r"template v2 – README\.md – update hubtool"):
+    text = (clean / "README.md").read_text().replace("hubtool card v2", "hubtool card v3")
+    with pytest.raises(IntegrityError, match=r"template v3, this hubtool writes v2 – README\.md – update hubtool"):
         cards.repo_of(text)
 
 

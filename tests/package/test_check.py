@@ -298,6 +298,18 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], None], bool, bool, str]] = {
     "remote picture of a person": (append_person("![x](https://e.example/x.png)"), True, False, r"README.md about"),
     "handler of a person": (append_person("<p onclick=x>y</p>"), True, False, r"README.md about"),
     # evidence and result
+    "evidence that is none": (
+        edit("result.json", "evidence/predictions-val.safetensors", "resolved.json"),
+        True,
+        False,
+        "result.json",
+    ),
+    "evidence out of the package": (
+        edit("result.json", "evidence/predictions-val.safetensors", "../../x"),
+        True,
+        False,
+        "card",
+    ),
     "one prediction": (one_prediction, False, False, r"evidence/predictions-val.safetensors"),
     "one prediction, sealed": (one_prediction, True, True, r"evidence/predictions-val.safetensors"),
     "one target": (one_target, True, True, r"evidence/predictions-val.safetensors"),

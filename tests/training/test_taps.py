@@ -37,7 +37,7 @@ def test_a_bf16_gradient_is_the_one_of_fp32_and_zero_where_no_pixel_is_met(
     conv = nn.Conv2d(64, 96, kernel, stride=stride, padding=dilation * (kernel // 2), dilation=dilation, bias=False)
     x_BCHW = torch.randn(12, 64, size, size)
     exact = gradient(conv, x_BCHW, is_half=False).clone()
-    masked = taps.mask_unmet(nn.Sequential(conv), {"0.weight"}, x_BCHW)
+    masked = taps.mask_unmet(nn.Sequential(conv), {"0.weight"}, (64, size, size))
     unmet = (exact == 0).flatten(0, 1).all(dim=0)
     assert bool(masked) == bool(unmet.any())
     for _ in range(3):
@@ -49,7 +49,7 @@ def test_a_bf16_gradient_is_the_one_of_fp32_and_zero_where_no_pixel_is_met(
 def test_a_mask_outlives_freezing_and_leaves_the_modes_of_the_model() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
     model[1].training = False
-    taps.mask_unmet(model, {"0.weight"}, torch.randn(1, 8, 1, 1))
+    taps.mask_unmet(model, {"0.weight"}, (8, 1, 1))
     assert [module.training for module in model] == [True, False]
     model.requires_grad_(False)
     model.requires_grad_(True)
@@ -61,13 +61,13 @@ def test_a_mask_outlives_freezing_and_leaves_the_modes_of_the_model() -> None:
 
 def test_what_is_frozen_or_meets_pixels_is_left_alone() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
-    assert taps.mask_unmet(model, {"1.weight"}, torch.randn(1, 4, 2, 2)) == ()
-    assert taps.mask_unmet(model[:1], set(), torch.randn(1, 4, 1, 1)) == ()
+    assert taps.mask_unmet(model, {"1.weight"}, (4, 2, 2)) == ()
+    assert taps.mask_unmet(model[:1], set(), (4, 1, 1)) == ()
 
 
 def test_a_weight_that_is_computed_cannot_be_masked() -> None:
     model = nn.Sequential(StdConv2d(4, 4, 3, padding=1))
     with pytest.raises(UsageError, match=r"0\.weight") as caught:
-        taps.mask_unmet(model, {"0.weight"}, torch.randn(1, 4, 1, 1))
+        taps.mask_unmet(model, {"0.weight"}, (4, 1, 1))
     assert caught.value.code == "E-NUMERIC-TAPS"
-    assert taps.mask_unmet(model, {"0.weight"}, torch.randn(1, 4, 2, 2)) == ()
+    assert taps.mask_unmet(model, {"0.weight"}, (4, 2, 2)) == ()
