@@ -41,7 +41,7 @@ PEERS = {"timm": "timm", "trainer": "accelerate", "tutorial": "torch", "lightnin
 ROWS = (
     Row(
         name="head-bf16", title="head only, resnet18, 5 epochs, bf16", architecture="resnet18", trained="head",
-        precision="bf16", epochs=5, lr=1e-2, goal=10, later_goal_ms=20, peers=("timm", "trainer"),
+        precision="bf16", epochs=5, lr=1e-2, goal=10, later_goal_ms=20,
     ),
     Row(
         name="head-fp32", title="head only, resnet18, 5 epochs, fp32", architecture="resnet18", trained="head",
