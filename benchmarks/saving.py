@@ -16,7 +16,7 @@ from pathlib import Path
 EVERY = 8
 WORK = {
     "head alone, cached": ("freeze=all", "train.epochs=40"),
-    "layer4 and head": ("freeze={through: layer3}", "train.epochs=4"),
+    "layer4 and head": ("freeze={through: stage3}", "train.epochs=4"),
 }
 RECIPE = """
 schema: hubtool/recipe/v1
