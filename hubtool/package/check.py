@@ -100,44 +100,42 @@ def _group(name: str, check: Callable[[], Findings]) -> list[CheckFinding]:
     return wrong or [CheckFinding(name=name, is_ok=True)]
 
 
-def _wrong(name: str, detail: str) -> CheckFinding:
-    return CheckFinding(name=name, is_ok=False, detail=detail)
-
-
 def _files(manifest: PackageManifest, paths: dict[str, Path], *, is_card_true: bool) -> Findings:
     listed = {f.path: f for f in manifest.files}
     if len(listed) != len(manifest.files):
-        yield _wrong(MANIFEST_NAME, "a path is listed twice")
+        yield CheckFinding.wrong(MANIFEST_NAME, "a path is listed twice")
     if twins := case_twins(list(listed)):
-        yield _wrong(MANIFEST_NAME, f"{twins[0]!a} and {twins[1]!a} are one file on some systems")
+        yield CheckFinding.wrong(MANIFEST_NAME, f"{twins[0]!a} and {twins[1]!a} are one file on some systems")
     for path, wanted in sorted(listed.items()):
         try:
             RepoPath(path)
         except SecurityError as error:
-            yield _wrong(MANIFEST_NAME, str(error))
+            yield CheckFinding.wrong(MANIFEST_NAME, str(error))
             continue
         if path not in paths:
-            yield _wrong(path, "the file is missing")
+            yield CheckFinding.wrong(path, "the file is missing")
         elif path == cards.FILE_NAME and is_card_true:
             continue
         elif paths[path].stat().st_size != wanted.size_bytes:
-            yield _wrong(path, f"{paths[path].stat().st_size} bytes, {MANIFEST_NAME} says {wanted.size_bytes}")
+            yield CheckFinding.wrong(
+                path, f"{paths[path].stat().st_size} bytes, {MANIFEST_NAME} says {wanted.size_bytes}"
+            )
         elif (digest := sha256_file(paths[path])) != wanted.sha256:
-            yield _wrong(path, f"sha256 is {digest[:16]}…, {MANIFEST_NAME} says {wanted.sha256[:16]}…")
+            yield CheckFinding.wrong(path, f"sha256 is {digest[:16]}…, {MANIFEST_NAME} says {wanted.sha256[:16]}…")
     for path in sorted(set(paths) - set(listed) - {MANIFEST_NAME}):
         if not reproductions.BESIDE.fullmatch(path):
-            yield _wrong(path, f"the file is not listed in {MANIFEST_NAME}")
+            yield CheckFinding.wrong(path, f"the file is not listed in {MANIFEST_NAME}")
     for path in _REQUIRED:
         if path not in listed:
-            yield _wrong(path, f"a package has this file, {MANIFEST_NAME} does not list it")
+            yield CheckFinding.wrong(path, f"a package has this file, {MANIFEST_NAME} does not list it")
 
 
 def _no_code(paths: dict[str, Path]) -> Findings:
     for name, path in paths.items():
         if name.lower().endswith(_CODE_SUFFIXES):
-            yield _wrong(name, "a program; a package holds data only")
+            yield CheckFinding.wrong(name, "a program; a package holds data only")
         elif name.lower().endswith(_PICKLE_SUFFIXES) or looks_pickled(path):
-            yield _wrong(name, "a pickle, or a format that may hold one; weights are safetensors")
+            yield CheckFinding.wrong(name, "a pickle, or a format that may hold one; weights are safetensors")
 
 
 def looks_pickled(path: Path) -> bool:
@@ -150,7 +148,7 @@ def looks_pickled(path: Path) -> bool:
 def _no_secret(paths: dict[str, Path]) -> Findings:
     for name, path in paths.items():
         for secret in (*secrets.scan_text(name, name), *secrets.scan_file(path, name)):
-            yield _wrong(f"{secret.path}:{secret.line}", f"{secret.rule} starting with {secret.start!r}")
+            yield CheckFinding.wrong(f"{secret.path}:{secret.line}", f"{secret.rule} starting with {secret.start!r}")
 
 
 def _privacy(package_dir: Path, manifest: PackageManifest, paths: dict[str, Path]) -> Findings:
@@ -159,7 +157,9 @@ def _privacy(package_dir: Path, manifest: PackageManifest, paths: dict[str, Path
         named = sum(s.path is not None for samples in facts.data.splits.values() for s in samples)
         named += sum(s.path is not None for s in facts.data.skipped)
         if named:
-            yield _wrong("data.json", f"{named} file names of the data, though {MANIFEST_NAME} says there are none")
+            yield CheckFinding.wrong(
+                "data.json", f"{named} file names of the data, though {MANIFEST_NAME} says there are none"
+            )
     if not manifest.has_images:
         for name, path in paths.items():
             if name.endswith(".safetensors") or reproductions.BESIDE.fullmatch(name):
@@ -167,26 +167,26 @@ def _privacy(package_dir: Path, manifest: PackageManifest, paths: dict[str, Path
             is_plot = privacy.is_picture_free_plot(name)
             has_embedded = is_plot and name.endswith(".svg") and b"data:image" in path.read_bytes()
             if has_embedded or (not is_plot and privacy.holds_picture(path)):
-                yield _wrong(name, f"holds a picture, though {MANIFEST_NAME} says there are none")
+                yield CheckFinding.wrong(name, f"holds a picture, though {MANIFEST_NAME} says there are none")
 
 
 def _license(package_dir: Path, manifest: PackageManifest) -> Findings:
     license_ = licenses.parse(manifest.license)
     if license_ is None:
-        yield _wrong(MANIFEST_NAME, f"{manifest.license!r} is no licence")
+        yield CheckFinding.wrong(MANIFEST_NAME, f"{manifest.license!r} is no licence")
         return
     facts = read_facts(package_dir, manifest.layout)
     if license_ != facts.license:
-        yield _wrong(MANIFEST_NAME, f"the licence is {license_}, {CARD_NAME} says {facts.license}")
+        yield CheckFinding.wrong(MANIFEST_NAME, f"the licence is {license_}, {CARD_NAME} says {facts.license}")
     base = licenses.parse(facts.backbone.license)
     if base is not None and (problem := licenses.looser_by(base, license_)):
-        yield _wrong("licence", f"{license_} drops what the backbone's licence {base} asks: {problem}")
+        yield CheckFinding.wrong("licence", f"{license_} drops what the backbone's licence {base} asks: {problem}")
     pinned = facts.resolved.backbone
     if (
         manifest.base_model != (pinned.repo_id or pinned.ref.partition("@")[0])
         or manifest.base_revision != pinned.revision
     ):
-        yield _wrong(
+        yield CheckFinding.wrong(
             MANIFEST_NAME, f"the base model is {manifest.base_model} at {manifest.base_revision}, not resolved.json's"
         )
 
@@ -194,7 +194,7 @@ def _license(package_dir: Path, manifest: PackageManifest) -> Findings:
 def _card(package_dir: Path, manifest: PackageManifest) -> Findings:
     path = package_dir / cards.FILE_NAME
     if not path.is_file():
-        yield _wrong(cards.FILE_NAME, "the card is missing")
+        yield CheckFinding.wrong(cards.FILE_NAME, "the card is missing")
         return
     text = path.read_text(encoding="utf-8")
     front = load_yaml(cards.front_matter(text).encode(), f"{cards.FILE_NAME} front matter").value
@@ -203,7 +203,7 @@ def _card(package_dir: Path, manifest: PackageManifest) -> Findings:
     yield from _front_matter(front, facts, repo)
     person = cards.person_text(text)
     for place, detail in cards.differences(text, cards.render_facts(facts, repo=repo, person=person)):
-        yield _wrong(place, detail)
+        yield CheckFinding.wrong(place, detail)
     yield from active_text(person)
 
 
@@ -211,7 +211,9 @@ def active_text(person: Mapping[str, str]) -> Findings:
     """What a person wrote that a page does not show: programs, and pictures from elsewhere."""
     for section, written in person.items():
         if active := _ACTIVE.search(written):
-            yield _wrong(f"{cards.FILE_NAME} {section}", f"{active[0][:40]!r} would be removed where the card is shown")
+            yield CheckFinding.wrong(
+                f"{cards.FILE_NAME} {section}", f"{active[0][:40]!r} would be removed where the card is shown"
+            )
 
 
 def _counted(package_dir: Path, text: str) -> tuple[str, ...]:
@@ -226,7 +228,7 @@ def _reproductions(package_dir: Path) -> Findings:
     named = set(cards.counted_of(path.read_text(encoding="utf-8")) if path.is_file() else ())
     for record_id in sorted(named):
         if problem := reproductions.problem_of(package_dir, record_id, result):
-            yield _wrong(reproductions.path_of(record_id), f"the card counts it: {problem}")
+            yield CheckFinding.wrong(reproductions.path_of(record_id), f"the card counts it: {problem}")
     for record_id in reproductions.found(package_dir):
         if record_id not in named:
             problem = reproductions.problem_of(package_dir, record_id, result)
@@ -237,12 +239,12 @@ def _reproductions(package_dir: Path) -> Findings:
 def _front_matter(front: object, facts: Facts, repo: str) -> Findings:
     wanted = metadata(facts, repo)
     if not isinstance(front, dict):
-        yield _wrong(f"{cards.FILE_NAME} front matter", "no mapping of keys")
+        yield CheckFinding.wrong(f"{cards.FILE_NAME} front matter", "no mapping of keys")
         return
     for key in sorted(wanted.keys() | front.keys()):
         if key not in front:
-            yield _wrong(f"{cards.FILE_NAME} {key}", "is missing from the front matter")
+            yield CheckFinding.wrong(f"{cards.FILE_NAME} {key}", "is missing from the front matter")
         elif key not in wanted:
-            yield _wrong(f"{cards.FILE_NAME} {key}", "the evidence gives no such key of the front matter")
+            yield CheckFinding.wrong(f"{cards.FILE_NAME} {key}", "the evidence gives no such key of the front matter")
         elif front[key] != wanted[key]:
-            yield _wrong(f"{cards.FILE_NAME} {key}", "the front matter differs from the evidence")
+            yield CheckFinding.wrong(f"{cards.FILE_NAME} {key}", "the front matter differs from the evidence")

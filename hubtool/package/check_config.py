@@ -15,10 +15,6 @@ from hubtool.records.reports import CheckFinding
 Findings = Iterator[CheckFinding]
 
 
-def _wrong(name: str, detail: str) -> CheckFinding:
-    return CheckFinding(name=name, is_ok=False, detail=detail)
-
-
 def classes(facts: Facts) -> Findings:
     """Class names: each library reads them from a place of its own in config.json; there is one, and all say data.json's."""
     config = _config(facts)
@@ -35,12 +31,12 @@ def classes(facts: Facts) -> Findings:
             places["label2id"] = sorted(numbers, key=lambda name: str(numbers[name]).zfill(9))
     found = {place: names for place, names in places.items() if names is not None}
     if not found:
-        yield _wrong("config.json", "the class names are missing")
+        yield CheckFinding.wrong("config.json", "the class names are missing")
     for place, names in found.items():
         if not isinstance(names, list) or tuple(names) != facts.data.classes:
-            yield _wrong("config.json", f"{place} does not name the classes of data.json")
+            yield CheckFinding.wrong("config.json", f"{place} does not name the classes of data.json")
     if len(set(facts.data.classes)) != len(facts.data.classes):
-        yield _wrong("data.json", "a class name stands twice")
+        yield CheckFinding.wrong("data.json", "a class name stands twice")
 
 
 # What timm reads in a pretrained_cfg to take the weights from another place, or by other code.
@@ -54,17 +50,17 @@ def architecture(facts: Facts) -> Findings:
     cfg = cfg if isinstance(cfg, dict) else {}
     for key in _ELSEWHERE:
         if cfg.get(key):
-            yield _wrong("config.json", f"pretrained_cfg.{key} names other weights than the package's")
+            yield CheckFinding.wrong("config.json", f"pretrained_cfg.{key} names other weights than the package's")
     if facts.layout != "timm":
         return
     if backbone.library == "timm" and config.get("architecture") != backbone.architecture:
-        yield _wrong(
+        yield CheckFinding.wrong(
             "config.json",
             f"the architecture is {config.get('architecture')}, resolved.json says {backbone.architecture}",
         )
     for number in (config.get("num_classes"), cfg.get("num_classes", config.get("num_classes"))):
         if number != facts.num_classes:
-            yield _wrong("config.json", f"num_classes is {number}, data.json has {facts.num_classes}")
+            yield CheckFinding.wrong("config.json", f"num_classes is {number}, data.json has {facts.num_classes}")
             return
 
 
@@ -72,11 +68,11 @@ def preprocessing(facts: Facts) -> Findings:
     """config.json, or the processor's, tells its reader the preprocessing of resolved.json."""
     config = _config(facts)
     if "auto_map" in config or "custom_pipelines" in config:
-        yield _wrong("config.json", "asks its reader to run code of the repository")
+        yield CheckFinding.wrong("config.json", "asks its reader to run code of the repository")
     p = facts.resolved.preprocess
     own = config.get("hubtool")
     if isinstance(own, dict) and own.get("preprocess", p.to_dict()) != p.to_dict():
-        yield _wrong("config.json", "hubtool.preprocess is not that of resolved.json")
+        yield CheckFinding.wrong("config.json", "hubtool.preprocess is not that of resolved.json")
     if (facts.directory / PROCESSOR_NAME).is_file():
         yield from _processor(facts)
     cfg = config.get("pretrained_cfg")
@@ -92,7 +88,9 @@ def preprocessing(facts: Facts) -> Findings:
     }
     for key, value in wanted.items():
         if cfg.get(key) != value:
-            yield _wrong("config.json", f"pretrained_cfg.{key} is {cfg.get(key)}, resolved.json says {value}")
+            yield CheckFinding.wrong(
+                "config.json", f"pretrained_cfg.{key} is {cfg.get(key)}, resolved.json says {value}"
+            )
 
 
 def _processor(facts: Facts) -> Findings:
@@ -105,7 +103,7 @@ def _processor(facts: Facts) -> Findings:
     )
     for name, now, then in wanted:
         if now != then:
-            yield _wrong(PROCESSOR_NAME, f"{name} is {now}, resolved.json says {then}")
+            yield CheckFinding.wrong(PROCESSOR_NAME, f"{name} is {now}, resolved.json says {then}")
 
 
 def _config(facts: Facts) -> dict[str, Any]:

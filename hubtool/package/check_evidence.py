@@ -26,10 +26,6 @@ from hubtool.records.tasks import TaskName
 Findings = Iterator[CheckFinding]
 
 
-def _wrong(name: str, detail: str) -> CheckFinding:
-    return CheckFinding(name=name, is_ok=False, detail=detail)
-
-
 def digests(facts: Facts) -> Findings:
     """The result belongs to this recipe, this data, this backbone, this machine."""
     result = facts.result
@@ -40,22 +36,24 @@ def digests(facts: Facts) -> Findings:
     )
     for name, now, then, what in pairs:
         if now != then:
-            yield _wrong(name, f"the {what} digest is {now[:16]}…, result.json says {then[:16]}…")
+            yield CheckFinding.wrong(name, f"the {what} digest is {now[:16]}…, result.json says {then[:16]}…")
     if facts.environment.numerics != result.numerics:
-        yield _wrong("environment.json", "the numerics are not those of result.json")
+        yield CheckFinding.wrong("environment.json", "the numerics are not those of result.json")
     if facts.backbone.origin.files != facts.resolved.backbone.files:
-        yield _wrong("evidence/backbone.json", "the backbone's files are not those of resolved.json")
+        yield CheckFinding.wrong("evidence/backbone.json", "the backbone's files are not those of resolved.json")
     if facts.resolved.backbone.ref != facts.backbone.ref:
-        yield _wrong(
+        yield CheckFinding.wrong(
             "evidence/backbone.json", f"the backbone is {facts.backbone.ref}, not {facts.resolved.backbone.ref}"
         )
     if len(facts.data.skipped) != result.num_skipped:
-        yield _wrong("data.json", f"{len(facts.data.skipped)} files left out, result.json says {result.num_skipped}")
+        yield CheckFinding.wrong(
+            "data.json", f"{len(facts.data.skipped)} files left out, result.json says {result.num_skipped}"
+        )
     trained = {sample.sha256 for sample in facts.data.splits.get("train", ())}
     others = (samples for split, samples in facts.data.splits.items() if split != "train")
     num_leaked = sum(sample.sha256 in trained for samples in others for sample in samples)
     if num_leaked != facts.data.num_leaked:
-        yield _wrong(
+        yield CheckFinding.wrong(
             "data.json", f"{facts.data.num_leaked} pictures stand in train and elsewhere, its lists give {num_leaked}"
         )
     layers = facts.layers
@@ -64,25 +62,27 @@ def digests(facts: Facts) -> Findings:
         if not result.drift:
             counts.append((layers.num_trainable, result.num_trainable))
         if any(now != then for now, then in counts) or sum(row.num_params for row in layers.rows) != layers.num_params:
-            yield _wrong(LAYERS_NAME, "the numbers of parameters are not those of its rows and of result.json")
+            yield CheckFinding.wrong(
+                LAYERS_NAME, "the numbers of parameters are not those of its rows and of result.json"
+            )
 
 
 def claims(facts: Facts) -> Findings:
     """Every claim again from the predictions; every prediction's picture and target from data.json."""
     if not facts.result.claims:
-        yield _wrong("result.json", "no claim is made")
+        yield CheckFinding.wrong("result.json", "no claim is made")
     for path in dict.fromkeys(claim.evidence for claim in facts.result.claims):
         yield from _claims_of_file(facts, path)
     split = "test" if facts.data.splits.get("test") else "val"
     for claim in facts.result.claims:
         if claim.split != split:
-            yield _wrong("result.json", f"{claim.name}: claims come from the {split} split")
+            yield CheckFinding.wrong("result.json", f"{claim.name}: claims come from the {split} split")
     if facts.seeds is not None:
         own, claimed = facts.seeds.runs[0], {claim.metric: claim.value for claim in facts.result.claims}
         if own.seed != facts.resolved.train.seed or own.metrics != claimed or facts.seeds.split != split:
-            yield _wrong(SEEDS_NAME, "its first run is not the one that is claimed")
+            yield CheckFinding.wrong(SEEDS_NAME, "its first run is not the one that is claimed")
         if len({run.seed for run in facts.seeds.runs}) < len(facts.seeds.runs):
-            yield _wrong(SEEDS_NAME, "a seed stands there twice")
+            yield CheckFinding.wrong(SEEDS_NAME, "a seed stands there twice")
 
 
 def _claims_of_file(facts: Facts, path: str) -> Findings:
@@ -91,34 +91,40 @@ def _claims_of_file(facts: Facts, path: str) -> Findings:
     digest = sha256_file(file)
     made = [claim for claim in facts.result.claims if claim.evidence == path]
     if any(claim.evidence_sha256 != digest for claim in made):
-        yield _wrong(path, f"sha256 is {digest[:16]}…, the claims say {made[0].evidence_sha256[:16]}…")
+        yield CheckFinding.wrong(path, f"sha256 is {digest[:16]}…, the claims say {made[0].evidence_sha256[:16]}…")
     yield from _match_data(facts, predictions, path)
     if not np.isfinite(predictions.logits_NK).all():
-        yield _wrong(path, "a logit is NaN or infinite")
+        yield CheckFinding.wrong(path, "a logit is NaN or infinite")
         return
     if facts.task.name == "binary" and predictions.split == "val":
         threshold = choose_threshold(predictions.logits_NK, predictions.targets)
         if not math.isclose(
             threshold, -1.0 if facts.result.threshold is None else facts.result.threshold, rel_tol=1e-9, abs_tol=1e-12
         ):
-            yield _wrong("result.json", f"the threshold is {facts.result.threshold}, the evidence gives {threshold}")
+            yield CheckFinding.wrong(
+                "result.json", f"the threshold is {facts.result.threshold}, the evidence gives {threshold}"
+            )
     elif facts.task.name != "binary" and facts.result.threshold is not None:
-        yield _wrong("result.json", f"{facts.task.name} has no threshold")
+        yield CheckFinding.wrong("result.json", f"{facts.task.name} has no threshold")
     yield from _selected_again(facts, predictions)
     again = {c.metric: c for c in _again(facts, predictions, path, digest)}
     for claim in made:
         measured = again.get(claim.metric)
         if measured is None:
-            yield _wrong("result.json", f"{claim.name}: the evidence gives no such metric")
+            yield CheckFinding.wrong("result.json", f"{claim.name}: the evidence gives no such metric")
         elif (
             measured.value != claim.value or measured.num_samples != claim.num_samples or measured.split != claim.split
         ):
-            yield _wrong("result.json", f"{claim.name} is claimed {claim.value}, the evidence gives {measured.value}")
+            yield CheckFinding.wrong(
+                "result.json", f"{claim.name} is claimed {claim.value}, the evidence gives {measured.value}"
+            )
         elif claim.tolerance != measured.tolerance:
-            yield _wrong("result.json", f"{claim.name}: tolerance {claim.tolerance}, by its rule {measured.tolerance}")
+            yield CheckFinding.wrong(
+                "result.json", f"{claim.name}: tolerance {claim.tolerance}, by its rule {measured.tolerance}"
+            )
     missing = sorted(set(again) - {claim.metric for claim in made})
     if missing:
-        yield _wrong("result.json", f"not claimed though the evidence gives it: {', '.join(missing)}")
+        yield CheckFinding.wrong("result.json", f"not claimed though the evidence gives it: {', '.join(missing)}")
 
 
 def _selected_again(facts: Facts, predictions: Predictions) -> Findings:
@@ -140,11 +146,13 @@ def _selected_again(facts: Facts, predictions: Predictions) -> Findings:
         return name in values and math.isclose(values[name], told, rel_tol=1e-2, abs_tol=slack)
 
     if not is_near(metric, selected.value):
-        yield _wrong("result.json", f"selected by {metric} {selected.value}, the evidence gives {values.get(metric)}")
+        yield CheckFinding.wrong(
+            "result.json", f"selected by {metric} {selected.value}, the evidence gives {values.get(metric)}"
+        )
     for event in read_events(facts.directory / LOG_NAME):
         is_packed = (event.kind, event.split, event.global_step) == ("scalar", split, selected.global_step)
         if is_packed and event.tag in values and event.value is not None and not is_near(event.tag, event.value):
-            yield _wrong(
+            yield CheckFinding.wrong(
                 LOG_NAME,
                 f"{split}/{event.tag} of the packed epoch is {event.value}, the evidence gives {values[event.tag]}",
             )
@@ -169,14 +177,14 @@ def _again(facts: Facts, predictions: Predictions, path: str, digest: str) -> tu
 def _match_data(facts: Facts, predictions: Predictions, path: str) -> Findings:
     samples = facts.data.splits.get(predictions.split)
     if samples is None:
-        yield _wrong(path, f"data.json has no split {predictions.split!r}")
+        yield CheckFinding.wrong(path, f"data.json has no split {predictions.split!r}")
         return
     if tuple(s.sha256 for s in samples) != predictions.samples:
-        yield _wrong(path, f"its pictures are not those of the {predictions.split} split in data.json")
+        yield CheckFinding.wrong(path, f"its pictures are not those of the {predictions.split} split in data.json")
         return
     targets = np.asarray([s.target for s in samples], dtype=predictions.targets.dtype)
     if targets.shape != predictions.targets.shape or not np.array_equal(targets, predictions.targets):
-        yield _wrong(path, f"its targets are not those of the {predictions.split} split in data.json")
+        yield CheckFinding.wrong(path, f"its targets are not those of the {predictions.split} split in data.json")
 
 
 def log(facts: Facts) -> Findings:
@@ -186,7 +194,7 @@ def log(facts: Facts) -> Findings:
     for event in events:
         key = (event.kind, event.split, event.global_step, event.tag)
         if key in seen:
-            yield _wrong(LOG_NAME, f"{event.split}/{event.tag} stands twice at step {event.global_step}")
+            yield CheckFinding.wrong(LOG_NAME, f"{event.split}/{event.tag} stands twice at step {event.global_step}")
             return
         seen.add(key)
     selected, select = facts.result.selected, facts.resolved.train.select
@@ -195,11 +203,11 @@ def log(facts: Facts) -> Findings:
     epochs = {event.epoch + 1 for event in events if (event.kind, event.split, event.global_step) == at}
     named = f"e{selected.epoch:03d}-s{selected.global_step:06d}-"
     if epochs != {selected.epoch} or not selected.checkpoint.startswith(named):
-        yield _wrong(
+        yield CheckFinding.wrong(
             "result.json", f"epoch {selected.epoch} at step {selected.global_step} is not the log's and the name's"
         )
     if selected.metric != select.metric:
-        yield _wrong("result.json", f"selected by {selected.metric}, the recipe says {select.metric}")
+        yield CheckFinding.wrong("result.json", f"selected by {selected.metric}, the recipe says {select.metric}")
     values = {
         e.global_step: e.value
         for e in events
@@ -207,11 +215,13 @@ def log(facts: Facts) -> Findings:
     }
     if values.get(selected.global_step) != selected.value:
         logged = values.get(selected.global_step)
-        yield _wrong(
+        yield CheckFinding.wrong(
             LOG_NAME, f"{select.metric} at step {selected.global_step} is {logged}, result.json says {selected.value}"
         )
     elif selected.value != (min if select.mode == "min" else max)(values.values()):
-        yield _wrong("result.json", f"the log has a better {select.metric} than the packed {selected.value}")
+        yield CheckFinding.wrong(
+            "result.json", f"the log has a better {select.metric} than the packed {selected.value}"
+        )
 
 
 def weights(facts: Facts) -> Findings:
@@ -227,18 +237,20 @@ def weights(facts: Facts) -> Findings:
                 if name not in packed.tensors
                 else "was changed"
             )
-            yield _wrong("model.safetensors", f"the tensor {name} {what}")
+            yield CheckFinding.wrong("model.safetensors", f"the tensor {name} {what}")
     if packed.tensors == now.tensors and packed.weights_digest != now.weights_digest:
-        yield _wrong(WEIGHTS_NAME, "the digest over all tensors is not that of the files")
+        yield CheckFinding.wrong(WEIGHTS_NAME, "the digest over all tensors is not that of the files")
     if not _is_trained(facts, packed):
         trained = facts.result.weights_digest
-        yield _wrong(WEIGHTS_NAME, f"packed were {packed.weights_digest[:16]}…, result.json says {trained[:16]}…")
+        yield CheckFinding.wrong(
+            WEIGHTS_NAME, f"packed were {packed.weights_digest[:16]}…, result.json says {trained[:16]}…"
+        )
     for file_name in WEIGHTS_FILES:
         if (facts.directory / file_name).is_file():
             with opened(facts.directory / file_name) as tensors:
                 for name, dtype, _, view in tensors:
                     if not _is_finite(dtype, view):
-                        yield _wrong(file_name, f"the tensor {name} holds NaN or Inf")
+                        yield CheckFinding.wrong(file_name, f"the tensor {name} holds NaN or Inf")
 
 
 def _is_trained(facts: Facts, packed: PackedWeights) -> bool:
@@ -273,13 +285,13 @@ def golden(facts: Facts) -> Findings:
     found = Golden.read(facts.directory / GOLDEN_NAME)
     shape = found.tensor_logits_BK.shape
     if len(shape) != 2 or found.picture_logits_BK.shape[-1:] != shape[-1:]:
-        yield _wrong(GOLDEN_NAME, "the golden logits have no common number of outputs")
+        yield CheckFinding.wrong(GOLDEN_NAME, "the golden logits have no common number of outputs")
     elif shape[1] != len(facts.data.classes):
-        yield _wrong(GOLDEN_NAME, f"{shape[1]} outputs, data.json has {len(facts.data.classes)} classes")
+        yield CheckFinding.wrong(GOLDEN_NAME, f"{shape[1]} outputs, data.json has {len(facts.data.classes)} classes")
     if not (np.isfinite(found.tensor_logits_BK).all() and np.isfinite(found.picture_logits_BK).all()):
-        yield _wrong(GOLDEN_NAME, "a golden logit is NaN or infinite")
+        yield CheckFinding.wrong(GOLDEN_NAME, "a golden logit is NaN or infinite")
     if found.input_shape != (facts.resolved.preprocess.in_chans, *facts.resolved.preprocess.img_size):
-        yield _wrong(GOLDEN_NAME, f"the input is {found.input_shape}, not that of resolved.json")
+        yield CheckFinding.wrong(GOLDEN_NAME, f"the input is {found.input_shape}, not that of resolved.json")
 
 
 def snippets(facts: Facts) -> Findings:
@@ -287,7 +299,7 @@ def snippets(facts: Facts) -> Findings:
     programs = snippets_for(facts.layout, facts.resolved)
     for snippet in facts.snippets:
         if programs.get(snippet.library) != snippet.code:
-            yield _wrong("evidence/snippets.json", f"the {snippet.library} program is none of hubtool's")
+            yield CheckFinding.wrong("evidence/snippets.json", f"the {snippet.library} program is none of hubtool's")
 
 
 def hub_results(facts: Facts) -> Findings:
@@ -295,7 +307,7 @@ def hub_results(facts: Facts) -> Findings:
     wanted = eval_results(facts)
     path = facts.directory / EVAL_NAME
     if (path.read_text(encoding="utf-8") if path.is_file() else None) != wanted:
-        yield _wrong(
+        yield CheckFinding.wrong(
             EVAL_NAME,
             "is not what the claims give" if wanted else "there is no data set of the Hub that it could be of",
         )

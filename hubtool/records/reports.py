@@ -79,6 +79,10 @@ class CheckFinding(Record):
     is_ok: bool
     detail: str = ""
 
+    @classmethod
+    def wrong(cls, name: str, detail: str) -> CheckFinding:
+        return cls(name=name, is_ok=False, detail=detail)
+
 
 class VerifyReport(Record):
     target: str

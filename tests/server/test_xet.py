@@ -99,6 +99,16 @@ def push(cas: Cas) -> tuple[str, bytes]:
     return oid, data
 
 
+def check_ranges(cas: Cas, data: bytes, *, seed: int, num: int) -> None:
+    """Any range of the pushed file is that of ``data``."""
+    chance = random.Random(seed)
+    for _ in range(num):
+        low = chance.randrange(len(data))
+        high = chance.randrange(low, len(data))
+        reply = cas.http("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high}"})
+        assert (reply.status, reply.body) == (206, data[low : high + 1]), (low, high)
+
+
 def keep_as_sent(cas: Cas, root: Path) -> None:
     """What a hub did that did not yet unpack."""
     for path in (root / "xorbs").glob("*/*"):
@@ -116,12 +126,7 @@ def test_a_file_is_put_together_whole_and_in_any_range(cas: Cas, root: Path, is_
         keep_as_sent(cas, root)
     assert cas.http("GET", "/lab/net/resolve/main/w.bin").body == data
     assert cas.http("HEAD", "/lab/net/resolve/main/w.bin").headers["x-linked-size"] == str(len(data))
-    chance = random.Random(0)
-    for _ in range(60):
-        low = chance.randrange(len(data))
-        high = chance.randrange(low, len(data))
-        reply = cas.http("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high}"})
-        assert (reply.status, reply.body) == (206, data[low : high + 1]), (low, high)
+    check_ranges(cas, data, seed=0, num=60)
     assert not (root / "objects" / oid[:2] / oid[2:]).exists(), "it is kept as parts"
     store = Store(root)
     assert fsck(store).findings == ()
@@ -149,12 +154,7 @@ def test_weights_lie_in_one_run_and_what_packs_well_stays_packed(cas: Cas, root:
     assert spans == [401_000, 400_000, 200_000, 300_000], "to the end of a term, of the run, of the chunk, of the run"
     assert store.objects.problem(oid) == ""
     store.close()
-    chance = random.Random(1)
-    for _ in range(30):
-        low = chance.randrange(len(data))
-        high = chance.randrange(low, len(data))
-        reply = cas.http("GET", "/lab/net/resolve/main/w.bin", headers={"Range": f"bytes={low}-{high}"})
-        assert (reply.status, reply.body) == (206, data[low : high + 1]), (low, high)
+    check_ranges(cas, data, seed=1, num=30)
 
 
 @pytest.mark.parametrize("footer", [b"", b"XETBLOB", b"XETBLOB and a footer"])
