@@ -115,6 +115,7 @@ def train(
             group.barrier()
             return result
     ready = ready or prepare(place, inputs, num_processes=num_processes)
+    processes.check_gpus(num_processes, ready.device)
     if numerics.is_slow(ready.device.type, inputs.resolved.train.precision):
         reporter.warn(
             f"this processor has no instructions for {inputs.resolved.train.precision}: fp32 is several times faster here"

@@ -243,6 +243,17 @@ def threads_each(num_processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // num_processes)
 
 
+def check_gpus(num_processes: int, device: torch.device) -> None:
+    """Raises UsageError where processes of this machine would have to share a GPU: NCCL does not take that."""
+    if device.type == "cuda" and num_processes > (num_gpus := torch.cuda.device_count()):
+        raise UsageError(
+            "E-PROCESSES",
+            f"{num_processes} processes need a GPU each, and there {'is' if num_gpus == 1 else 'are'} {num_gpus}",
+            where="--nproc",
+            do=f"--nproc {num_gpus}, or --device cpu",
+        )
+
+
 def check_divides(num_processes: int, grad_accum_steps: int, batch_size: int) -> None:
     """Raises UsageError with the override that would fit."""
     if grad_accum_steps % num_processes == 0:
