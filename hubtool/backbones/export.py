@@ -9,7 +9,6 @@ model.safetensors and config.json hold the headless backbone, head.safetensors t
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any, cast
 
@@ -171,6 +170,8 @@ def check_golden(directory: Path, expected: Golden, *, pictures_BCHW: Tensor, rt
 
 def _compare(model: nn.Module, resolved: ResolvedRecipe, directory: Path, made: Layout) -> None:
     """The written files against the model in memory, and plain timm and transformers against the files."""
+    from hubtool.backbones import from_transformers
+
     preprocess = resolved.preprocess
     x_BCHW = golden_input(resolved.train.seed, (preprocess.in_chans, *preprocess.img_size))[:2]
     x_BCHW = x_BCHW.to(next(model.parameters()).dtype)
@@ -183,8 +184,9 @@ def _compare(model: nn.Module, resolved: ResolvedRecipe, directory: Path, made: 
         _expect(inside, written, _RTOL, "the written files")
         if made == "timm":
             _expect(written, _plain_timm(directory)(x_BCHW.float()), 0.0, "unmodified timm")
-        if made in ("timm", "transformers") and importlib.util.find_spec("transformers") is not None:
-            _expect(written, _plain_transformers(directory)(x_BCHW.float()).logits, 0.0, "unmodified transformers")
+        if made in ("timm", "transformers") and from_transformers.is_here():
+            plain: Any = from_transformers.plain(directory)
+            _expect(written, plain(x_BCHW.float()).logits, 0.0, "unmodified transformers")
 
 
 def _logits(output: Any) -> Tensor:
@@ -207,12 +209,6 @@ def _plain_timm(directory: Path) -> nn.Module:
     from hubtool.backbones import from_timm
 
     return from_timm.plain(directory)
-
-
-def _plain_transformers(directory: Path) -> Any:
-    from hubtool.backbones import from_transformers
-
-    return from_transformers.plain(directory)
 
 
 def base_outputs(model: nn.Module, library: str) -> int:

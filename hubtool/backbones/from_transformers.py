@@ -29,12 +29,24 @@ _CONVNEXT_SQUASHED = 384  # from this edge on its processor squashes
 _OTHER_HEADS = ("pooler", "lm_head", "decoder", "mask_token", "predictions", "projection", "logit_scale", "text_model")
 
 
+def is_here() -> bool:
+    """Whether it can be imported: it refuses to where another distribution is too old or too new for it."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def _library() -> Any:
     try:
         import transformers
     except ImportError as error:
+        why = str(error).partition("\n")[0]
         raise UsageError(
-            "E-EXTRA", "this backbone needs transformers", do="pip install 'hubtool[transformers]'"
+            "E-EXTRA",
+            f"this backbone needs transformers ({why})",
+            do="pip install -U 'hubtool[transformers]'",
         ) from error
     return transformers
 

@@ -165,7 +165,7 @@ def golden_pictures(seed: int, preprocess: Preprocess) -> Tensor:
 def _run_snippets(
     directory: Path, programs: Mapping[str, str], place: RunDir, reporter: Reporter
 ) -> dict[str, tuple[str, str]]:
-    """Run each program on the package, on a drawn picture; one whose library is not installed is left out."""
+    """Run each program on the package, on a drawn picture; one whose library cannot be imported here is left out."""
     from hubtool.data.images import draw_pictures
 
     printed: dict[str, tuple[str, str]] = {}
@@ -175,8 +175,11 @@ def _run_snippets(
         for library, code in programs.items():
             try:
                 output = _run(for_package(code, library, str(directory), str(picture)), library)
-            except ModuleNotFoundError as error:
-                reporter.say(f"the {library} snippet is left out of the card: {error.name} is not installed")
+            except ImportError as error:
+                why = str(error).partition("\n")[0]
+                reporter.say(
+                    f"the {library} snippet is left out of the card: {library} cannot be imported here ({why})"
+                )
                 continue
             printed[library] = (hubtool.__version__ if library == "hubtool" else version(library), output)
     return printed

@@ -127,9 +127,8 @@ def model_graph(model: Any, x_BCHW: Any) -> bytes:
     from torch.utils.tensorboard._pytorch_graph import graph
 
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # torch's own writer still uses torch.jit.trace, which is deprecated
+        # torch's own writer still uses torch.jit.trace, which is deprecated
+        warnings.filterwarnings("ignore", message=".*torch.jit.trace")
         traced, _ = graph(model, x_BCHW, verbose=False, use_strict_trace=False)
     data: bytes = traced.SerializeToString()
     return data

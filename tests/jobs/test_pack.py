@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.run import RunOptions
 from hubtool.records.rundir import RunDir
 from jobs import finished
+from jobs.test_cached_backbones import Told
 
 
 @pytest.fixture
@@ -57,6 +59,26 @@ def test_each_snippet_of_the_card_was_run() -> None:
         assert snippet.output.strip() in ("left", "middle", "right")
         assert PICTURE in snippet.code
         assert snippet.code.strip() in card(finished.package())
+
+
+def test_a_transformers_that_refuses_to_be_imported_is_left_out_and_said(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does beside a huggingface_hub that is too new for it."""
+
+    class Refuse:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+            if name.partition(".")[0] == "transformers":
+                raise ImportError("huggingface-hub>=1.5.0,<2.0 is required, but found 2.4.0\nTry: pip install -U")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    told = Told()
+    package = Path(pack(run, out=tmp_path / "package", reporter=told).package)
+    assert [s.library for s in Snippets.read(package / "evidence" / "snippets.json").snippets] == ["timm", "hubtool"]
+    (line,) = [line for line in told.lines if "transformers" in line]
+    assert line.endswith("cannot be imported here (huggingface-hub>=1.5.0,<2.0 is required, but found 2.4.0)")
 
 
 def test_nothing_private_is_inside() -> None:
