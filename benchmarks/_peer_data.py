@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # A class is a colour, a density of strokes and their direction: easy to tell apart even for random features, as the
 # comparison is of time and not of skill.
@@ -14,16 +20,20 @@ def draw_photos(root: Path, *, num_train: int, num_val: int, num_classes: int, s
     done = root.with_name(f"{root.name}.complete")
     if done.exists():
         return
-    for split, count in (("train", num_train), ("val", num_val)):
-        for index in range(count):
-            label = index % num_classes
-            folder = root / split / f"class{label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            _photo(label, f"{seed}/{split}/{index}").save(folder / f"{index:05}.jpg", quality=90)
+    counts = {"train": num_train, "val": num_val}
+    wanted = [(root, split, index, index % num_classes, seed) for split in counts for index in range(counts[split])]
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_draw, *zip(*wanted, strict=True), chunksize=20))
     done.touch()
 
 
-def _photo(label: int, seed: str) -> object:
+def _draw(root: Path, split: str, index: int, label: int, seed: int) -> None:
+    folder = root / split / f"class{label}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _photo(label, f"{seed}/{split}/{index}").save(folder / f"{index:05}.jpg", quality=90)
+
+
+def _photo(label: int, seed: str) -> Image.Image:
     import random
 
     import numpy as np

@@ -32,10 +32,13 @@ class Job:
     lr: float
     batch_size: int
     num_workers: int
+    device: str
 
 
 def read_job() -> Job:
+    """The job; on a GPU with TF32 off, for fp32 is to be the same precision on all sides."""
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return Job(**json.loads(sys.argv[1]))
 
 
@@ -54,6 +57,7 @@ class Net(nn.Module):
         self.is_convolutional = is_tuned and has_convs
         if self.is_convolutional:
             self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = self.model.to(job.device)
         self.frozen = self._freeze(job.trained)
 
     def convs(self) -> list[nn.Module]:
@@ -113,10 +117,14 @@ def datasets(job: Job, net: Net) -> tuple[Any, Any]:
 
 
 def loaders(job: Job, net: Net) -> tuple[Any, Any]:
-    """DataLoaders as timm and Lightning advise: worker processes that live on between the epochs."""
+    """DataLoaders as timm and Lightning advise: worker processes that live on between the epochs, for a GPU pinned memory."""
     from torch.utils.data import DataLoader
 
-    workers: dict[str, Any] = {"num_workers": job.num_workers, "persistent_workers": job.num_workers > 0}
+    workers: dict[str, Any] = {
+        "num_workers": job.num_workers,
+        "persistent_workers": job.num_workers > 0,
+        "pin_memory": job.device != "cpu",
+    }
     train, val = datasets(job, net)
     return (
         DataLoader(train, batch_size=job.batch_size, shuffle=True, **workers),

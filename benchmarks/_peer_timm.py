@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def train(job: Job, net: Net) -> None:
     for epoch in range(job.epochs):
         report.mark()
         net.train()
-        for x_BCHW, target_B in train_loader:
+        for x_BCHW, target_B in moved(job, train_loader):
             with autocast(job):
                 loss = torch.nn.functional.cross_entropy(net(x_BCHW), target_B)
             optimizer.zero_grad(set_to_none=True)
@@ -35,18 +36,23 @@ def train(job: Job, net: Net) -> None:
 
 
 def autocast(job: Job) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if job.precision == "bf16" else contextlib.nullcontext()
+    return torch.autocast(job.device, torch.bfloat16) if job.precision == "bf16" else contextlib.nullcontext()
+
+
+def moved(job: Job, batches: Iterable[Any]) -> Iterator[Any]:
+    for batch in batches:
+        yield [tensor.to(job.device, non_blocking=True) for tensor in batch]
 
 
 @torch.inference_mode()
 def validate(job: Job, net: Net, loader: Any) -> float:
     net.eval()
-    num_right = 0
-    for x_BCHW, target_B in loader:
+    num_right = torch.zeros((), dtype=torch.long, device=job.device)
+    for x_BCHW, target_B in moved(job, loader):
         with autocast(job):
             logits_BK = net(x_BCHW)
-        num_right += int((logits_BK.argmax(1) == target_B).sum())
-    return num_right / len(loader.dataset)
+        num_right += (logits_BK.argmax(1) == target_B).sum()
+    return int(num_right) / len(loader.dataset)
 
 
 if __name__ == "__main__":

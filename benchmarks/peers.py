@@ -6,11 +6,12 @@
     .venv/peers/bin/python -m benchmarks peers --rows head-bf16,head-fp32 --train 2000 --val 500 --peers timm
 
 Every job is a fresh process timed from start to exit, imports included: hubtool by its command line with everything it does by
-default (TensorBoard, plots, evidence, digests), an empty cache each time. All have two threads and two worker processes, the
-same pictures, transforms, random weights, batch size, optimizer (AdamW, cosine), precision and number of epochs; all
-validate and write a checkpoint in every epoch. Frozen modules stay in eval mode and get no gradient; convolutional models
-are channels last. The peers' scripts are ``benchmarks/_peer_*.py``; they take turns, and the table holds medians; of the peers
-only the best one of the first round is run again, the figure of another is a single run.
+default (TensorBoard, plots, evidence, digests), an empty cache each time. All have two threads and two worker processes
+(``--workers``), the same pictures, transforms, random weights, batch size, optimizer (AdamW, cosine), precision and number of
+epochs; all validate and write a checkpoint in every epoch. Frozen modules stay in eval mode and get no gradient; convolutional
+models are channels last. With ``--device cuda`` all compute on a GPU, without TF32. The peers' scripts are
+``benchmarks/_peer_*.py``; they take turns, and the table holds medians; of the peers only the best one of the first round is run
+again, the figure of another is a single run.
 
 A later-epoch ratio is work avoided, not faster arithmetic: it stands beside the ratio of the whole job. The ratio of the
 processor time (user and system, all processes) hardly moves where other work runs on the machine; wall times do. With ``views: 4``
@@ -126,7 +127,7 @@ def _rows(options: argparse.Namespace) -> list[Row]:
     if options.rows:
         return [row for row in ROWS if row.name in options.rows.split(",")]
     rows = [row for row in ROWS if options.long or not row.views]
-    slow = [row for row in rows if is_slow("cpu", row.precision)]
+    slow = [row for row in rows if is_slow(options.device, row.precision)]
     if slow:
         names = ", ".join(row.name for row in slow)
         print(f"left out, this processor has no instructions for bf16: {names}; --rows measures them", file=sys.stderr)
@@ -155,6 +156,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=400, help="training pictures (%(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation pictures (%(default)s)")
     parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of timm, trainer, tutorial")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (%(default)s)")
     parser.add_argument("--epochs", type=int, help="instead of each row's own number")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run and every median")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables that are printed")
@@ -184,13 +187,15 @@ def run(trainer: str, row: Row, work: Path, options: argparse.Namespace) -> Outc
         recipe = out / "recipe.yaml"
         recipe.write_text(_recipe(row, work / row.architecture, epochs))
         command = [sys.executable, "-m", "hubtool", "finetune", str(recipe), "--data", str(work / "photos")]
-        found = measure([*command, "--run", str(out / "run"), "--json"], environment=environment, directory=repository)
+        command += ["--device", options.device, "--workers", str(options.workers), "--run", str(out / "run"), "--json"]
+        found = measure(command, environment=environment, directory=repository)
         report = _read_run(out / "run")
     else:
         job = {
             "data": str(work / "photos"), "backbone": str(work / row.architecture), "out": str(out),
             "num_classes": options.classes, "trained": row.trained, "precision": row.precision, "epochs": epochs,
-            "augment": row.augment, "lr": row.lr, "batch_size": 32, "num_workers": 2,
+            "augment": row.augment, "lr": row.lr, "batch_size": 32, "num_workers": options.workers,
+            "device": options.device,
         }  # fmt: skip
         command = [sys.executable, "-m", f"benchmarks._peer_{trainer}", json.dumps(job)]
         found = measure(command, environment=environment, directory=repository)
@@ -270,6 +275,8 @@ def document(lines: list[Line], outcomes: list[Outcome], options: argparse.Names
         "num_val": options.val,
         "num_classes": options.classes,
         "rounds": options.rounds,
+        "device": options.device,
+        "num_workers": options.workers,
         "machine": f"{os.cpu_count()} {platform.machine()} cores",
         "versions": {name: version(name) for name in dict.fromkeys(names)},
         "rows": [each.as_dict() for each in lines],
