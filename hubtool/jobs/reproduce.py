@@ -315,8 +315,11 @@ def _verdict(attempt: Attempt, reason: str) -> Verdict:
     if measured is not None and claimed.initial_digest not in (None, measured.initial_digest):
         findings.append("the weights before training differ: another library, or processor, draws others from the seed")
     if measured is not None and not weights_equal and not differ:
+        random = dict.fromkeys([*claimed.nondeterministic, *measured.nondeterministic])
         findings.append(
-            "on equal numerics the weights should be equal and are not: recipe, seed, code or processor differ"
+            f"the weights of two trainings differ: there is no deterministic kernel of {', '.join(random)}"
+            if random
+            else "on equal numerics the weights should be equal and are not: recipe, seed, code or processor differ"
         )
     state = overall(verdicts, weights_equal=weights_equal, numerics_differ=differ)
     if attempt.findings:

@@ -190,11 +190,11 @@ def _train(
     from hubtool.training.numerics import nondeterministic_operations
 
     with ExitStack() as stack:
-        random = stack.enter_context(nondeterministic_operations())
-        session = _open(place, inputs, ready, drift, group, stack, reporter)
+        found = stack.enter_context(nondeterministic_operations())
+        session = _open(place, inputs, ready, drift, group, stack, reporter, nondeterministic=found)
         cut, val_feed = _fit_phases(session)
         session.select()
-        return _finish(place, inputs, session, cut, val_feed, random)
+        return _finish(place, inputs, session, cut, val_feed)
 
 
 def _follow(place: RunDir, group: Group) -> None:
@@ -221,6 +221,8 @@ def _open(
     group: Group,
     stack: ExitStack,
     reporter: Reporter,
+    *,
+    nondeterministic: Sequence[str] = (),
 ) -> Session:
     """The run's means, everything that ``stack`` closes again."""
     from hubtool.backbones.weights import tensor_digests
@@ -283,6 +285,7 @@ def _open(
         sink=sink,
         stop=stop,
         reporter=reporter,
+        nondeterministic=nondeterministic,
     )
     session = sessions.Session(
         work=work,
@@ -348,7 +351,7 @@ def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
     return cut, *session.feeds(phase, cut)
 
 
-def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed, random: Sequence[str]) -> Result:
+def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
     """Evidence first, then what is compiled from it, ``result.json`` last."""
     from hubtool.backbones.weights import state_digest, tensor_digests
     from hubtool.jobs.shown import show_end
@@ -371,6 +374,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
     model: Any = session.work.model
     trained = {name for phase in session.phases for name in phase.trainable}
     untouched = tensor_digests(session.untouched())
+    random = tuple(dict.fromkeys([*position.nondeterministic, *session.work.nondeterministic]))
     if random:
         session.work.reporter.warn(
             f"the weights are not exact, there is no deterministic kernel of {', '.join(random)}"
@@ -393,8 +397,9 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
         num_params=sum(p.numel() for p in model.parameters()),
         num_trainable=sum(p.numel() for name, p in model.named_parameters() if name in trained),
         num_skipped=len(inputs.data.skipped),
-        numerics=position.numerics.model_copy(update={"is_deterministic": not random}),
+        numerics=position.numerics,
         drift=position.drift,
+        nondeterministic=random,
         wall_s=round(position.wall_s, 3),
         threshold=threshold,
     )

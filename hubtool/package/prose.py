@@ -165,13 +165,13 @@ _SHARED = (
 
 def numerics(facts: Facts) -> list[tuple[str, str]]:
     """What decides the last bits, then the libraries."""
-    value = facts.environment.numerics
+    value, random = facts.environment.numerics, facts.result.nondeterministic
     rows = [
         ("CPU instructions", value.cpu_capability),
         ("threads", str(value.num_threads)),
         ("processes", f"{value.num_processes}{_SHARED if value.num_processes > 1 else ''}"),
         ("memory format", value.memory_format),
-        ("deterministic", "yes" if value.is_deterministic else "no"),
+        ("deterministic", f"no, there is no such kernel of {md(', '.join(random))}" if random else "yes"),
     ]
     flags = [("folded", value.is_folded), ("compiled", value.is_compiled), ("TF32", value.tf32)]
     rows += [(name, "yes") for name, is_on in flags if is_on]

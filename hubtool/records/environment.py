@@ -17,7 +17,6 @@ class Numerics(Record):
     is_folded: bool = False
     is_compiled: bool = False
     tf32: bool = False
-    is_deterministic: bool = True
     libraries: dict[str, str]
 
 

@@ -51,7 +51,9 @@ class Result(Record):
 
     ``initial_digest``: of the model before training, over its tensors' digests: the new head's and all random weights are
     drawn from the seed. ``is_frozen_equal``: every tensor and buffer that no phase trained is the backbone's, bit for bit.
-    ``drift``: what ``--allow-drift`` let differ at a resume. ``wall_s`` is the training time over all sessions.
+    ``drift``: what ``--allow-drift`` let differ at a resume. ``nondeterministic``: operations that ran without a deterministic
+    kernel, by torch's names; where there is one, equal Numerics do not give equal weights.
+    ``wall_s`` is the training time over all sessions.
     """
 
     schema_: Annotated[Literal["hubtool/result/v1"], Field(alias="schema")] = RESULT_SCHEMA
@@ -68,5 +70,6 @@ class Result(Record):
     num_skipped: int = 0
     numerics: Numerics
     drift: tuple[Difference, ...] = ()
+    nondeterministic: tuple[str, ...] = ()
     wall_s: float
     threshold: float | None = None

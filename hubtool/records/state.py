@@ -29,7 +29,8 @@ class Position(Record):
 
     ``loss_sum`` and ``num_seen`` are the running mean of the epoch under way; ``reference`` and ``num_bad_epochs`` are early
     stopping's. ``scalars`` is the part of the optimizer's and the gradient scaler's state that is no tensor. ``value`` is the
-    selecting metric where the epoch has just been evaluated. ``drift`` is what ``--allow-drift`` has let pass.
+    selecting metric where the epoch has just been evaluated. ``drift`` is what ``--allow-drift`` has let pass,
+    ``nondeterministic`` the operations that ran without a deterministic kernel.
     """
 
     schema_: Annotated[Literal["hubtool/state/v1"], Field(alias="schema")] = SCHEMA
@@ -50,6 +51,7 @@ class Position(Record):
     backbone_digest: str = ""
     numerics: Numerics | None = None
     drift: tuple[Difference, ...] = ()
+    nondeterministic: tuple[str, ...] = ()
     wall_s: float = 0.0
 
     @property

@@ -59,7 +59,8 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a run trains with, the same in all its phases. ``targets`` are the training targets, on the device."""
+    """What a run trains with, the same in all its phases. ``targets`` are the training targets, on the device;
+    ``nondeterministic`` grows by each operation that has run without a deterministic kernel."""
 
     model: Any
     train: Train
@@ -79,6 +80,7 @@ class Work:
     sink: Sink
     stop: Stop
     reporter: Reporter
+    nondeterministic: Sequence[str] = ()
 
 
 def fit(
@@ -105,7 +107,11 @@ def fit(
 
     def snapshot() -> TrainState:
         wall_s = state.position.wall_s + time.monotonic() - began
-        written = {"journal_size_bytes": work.journal.commit(), "wall_s": wall_s}
+        written = {
+            "journal_size_bytes": work.journal.commit(),
+            "wall_s": wall_s,
+            "nondeterministic": tuple(dict.fromkeys([*position.nondeterministic, *work.nondeterministic])),
+        }
         return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
 
     saved_at = began

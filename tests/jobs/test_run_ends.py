@@ -14,13 +14,17 @@ from data.made import Heard
 from hubtool.backbones import frontier
 from hubtool.backbones.weights import state_digest
 from hubtool.core.errors import ConflictError, IntegrityError
+from hubtool.jobs.card import card
 from hubtool.jobs.finetune import finetune
+from hubtool.jobs.pack import pack
 from hubtool.jobs.target import build_selected
+from hubtool.jobs.verify import verify
 from hubtool.records.reports import FinetuneReport
 from hubtool.records.run import Result
 from hubtool.records.rundir import RunDir
 from hubtool.tracking.sinks import Fanout
 from hubtool.training import numerics
+from hubtool.training.learner import Learner
 from hubtool.training.session import Session
 from jobs.test_finetune import call, shared
 
@@ -97,7 +101,31 @@ def test_an_operation_without_a_deterministic_kernel_is_said(
     monkeypatch.setattr(Session, "select", warned)
     given = call(shared, tmp_path / "run", "train.epochs=1")
     report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
-    assert not report.result.numerics.is_deterministic
+    assert report.result.nondeterministic == ("bicubic_backward_cuda",)
+    package = pack(report.run).package
+    assert "no, there is no such kernel of bicubic_backward_cuda" in card(package).replace("\\", "")
+    assert verify(package).is_ok
+
+
+def test_it_is_said_also_where_the_run_is_taken_up_after_it(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+
+    def warned(learner: Learner) -> Any:
+        warnings.warn("bicubic_backward_cuda does not have a deterministic implementation, but …", stacklevel=1)
+        return update(learner)
+
+    def gone(session: Session) -> Any:
+        raise ConflictError("E-TEST", "the machine is taken away")
+
+    given = call(shared, tmp_path / "run", "train.epochs=1")
+    recipe, given = given.pop("recipe"), given | {"run": tmp_path / "run", "data": shared / "pictures"}
+    with monkeypatch.context() as patched, pytest.raises(ConflictError, match="taken away"):
+        patched.setattr(Learner, "update", warned)
+        patched.setattr(Session, "select", gone)
+        finetune(recipe, **given)
+    assert finetune(recipe, **given).result.nondeterministic == ("bicubic_backward_cuda",)
 
 
 @pytest.mark.parametrize("is_slow", [True, False])
