@@ -13,9 +13,7 @@ from hubtool.records.log import Event
 QUEUE_SIZE = 50_000  # about 20 MB of events; a cached linear probe logs some 10,000 a second at most
 HANG_S = 30.0  # a sink that finishes nothing for so long hangs; importing its library on a busy disk may take ten
 _FLUSH_EVERY_S = 2.0
-_COLLECT_S = (
-    1.0  # a thread that wakes for each step costs a sink up to three times the processor time of one that finds many
-)
+_COLLECT_S = 1.0  # waking for every few steps costs W&B a third more of the processor, TensorBoard twice as much
 _BITE = 100
 _DUTY = 0.05  # the share of the time that a sink may compute in while training goes on
 

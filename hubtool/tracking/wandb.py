@@ -183,12 +183,12 @@ def _library_settings(wandb: Any) -> Any:
 def _import_less(wandb: Any) -> None:
     """Leave out what the library would import to no purpose here: while a thread imports, training waits for the interpreter.
 
-    pandas takes 0.3 s and is only asked whether a histogram is a data frame (without it their type's name tells, for all
-    users of the library); requests is there for telemetry, which is switched off.
+    pandas takes 0.3 s and is only asked whether a histogram is a data frame (without it the type's name tells, whoever uses
+    the library); requests is there for telemetry, which is switched off. Another version of the library may be slower, no more.
     """
     wandb.util.pd_available = False
-    if not wandb.env.error_reporting_enabled():
-        with contextlib.suppress(ImportError):  # a version that has it elsewhere is slower, no more
+    with contextlib.suppress(ImportError, AttributeError):
+        if not wandb.env.error_reporting_enabled():
             from wandb.analytics.opentelemetry import opentelemetry_proxy
 
             opentelemetry_proxy.disable()
@@ -196,7 +196,7 @@ def _import_less(wandb: Any) -> None:
 
 @contextlib.contextmanager
 def _without_launcher(wandb: Any) -> Iterator[None]:
-    """Within, ``init`` does not import the library's launcher (0.25 s) to look for inputs that only who imported it has staged."""
+    """Within, ``init`` does not import the library's launcher (0.25 s) for inputs that only who imported it can have staged."""
     run, name = wandb.sdk.wandb_run.Run, "_detect_and_apply_job_inputs"
     if "wandb.sdk.launch" in sys.modules or not hasattr(run, name):
         yield
