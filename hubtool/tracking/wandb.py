@@ -7,8 +7,10 @@ import http.client
 import netrc
 import shutil
 import subprocess
+import sys
 import time
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ class WandbSink:
         place_caches(settings)
         import wandb
 
+        _import_less(wandb)
         self._wandb: Any = wandb
         self._run_dir = place.run_dir
         self._directory = place.directory
@@ -91,20 +94,21 @@ class WandbSink:
 
     def _begin(self, place: Place, mode: str, library: Any) -> Any:
         choice = place.log.wandb
-        return self._wandb.init(
-            id=place.id,
-            name=place.run_dir.name,
-            project=choice.project or DEFAULT_PROJECT,
-            entity=choice.entity,
-            group=choice.group,
-            tags=choice.tags,
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            reinit="create_new",
-            dir=str(place.directory.parent),
-            config=config_of(place),
-            settings=library,
-        )
+        with _without_launcher(self._wandb):
+            return self._wandb.init(
+                id=place.id,
+                name=place.run_dir.name,
+                project=choice.project or DEFAULT_PROJECT,
+                entity=choice.entity,
+                group=choice.group,
+                tags=choice.tags,
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                reinit="create_new",
+                dir=str(place.directory.parent),
+                config=config_of(place),
+                settings=library,
+            )
 
     def _send_row(self) -> None:
         if self._row and self._row_step >= self._first_step:
@@ -174,6 +178,35 @@ def _library_settings(wandb: Any) -> Any:
         x_graphql_timeout_seconds=FINISH_S - 2,
         x_graphql_retry_max=1,
     )
+
+
+def _import_less(wandb: Any) -> None:
+    """Leave out what the library would import to no purpose here: while a thread imports, training waits for the interpreter.
+
+    pandas takes 0.3 s and is only asked whether a histogram is a data frame (without it the type's name tells, whoever uses
+    the library); requests is there for telemetry, which is switched off. Another version of the library may be slower, no more.
+    """
+    wandb.util.pd_available = False
+    with contextlib.suppress(ImportError, AttributeError):
+        if not wandb.env.error_reporting_enabled():
+            from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+            opentelemetry_proxy.disable()
+
+
+@contextlib.contextmanager
+def _without_launcher(wandb: Any) -> Iterator[None]:
+    """Within, ``init`` does not import the library's launcher (0.25 s) for inputs that only who imported it can have staged."""
+    run, name = wandb.sdk.wandb_run.Run, "_detect_and_apply_job_inputs"
+    if "wandb.sdk.launch" in sys.modules or not hasattr(run, name):
+        yield
+        return
+    kept = getattr(run, name)
+    setattr(run, name, lambda _run: None)
+    try:
+        yield
+    finally:
+        setattr(run, name, kept)
 
 
 def _empty(directory: Path) -> None:

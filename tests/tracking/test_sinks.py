@@ -20,6 +20,7 @@ from hubtool.core.errors import UsageError
 from hubtool.records.log import Event
 from hubtool.records.recipe import Log, Wandb
 from hubtool.records.resolve import ResolvedRecipe
+from hubtool.tracking import lane as lane_module
 from hubtool.tracking import sinks
 from hubtool.tracking.journal import Journal
 from hubtool.tracking.lane import Lane
@@ -178,6 +179,65 @@ def test_wandb_is_not_told_where_a_backbone_lies(run_dir: Path, resolved: Resolv
     assert b"somebody" not in data
 
 
+_IMPORTS = """
+import sys
+from pathlib import Path
+import numpy as np
+from hubtool.core.settings import place_caches, read_settings
+from hubtool.records.recipe import Log, Wandb
+from hubtool.tracking import media
+from hubtool.tracking.sinks import rebuild
+from tracking.written import resolved_recipe, scalar
+run_dir = Path(sys.argv[1])
+place_caches(read_settings())
+import wandb
+launched = wandb.sdk.wandb_run.Run._detect_and_apply_job_inputs
+moment = media.Moment(run_dir=run_dir, global_step=1, epoch=1, split="val")
+events = [scalar(1), *media.write_histograms(moment, {"weights/fc": np.arange(9.0)})]
+log = Log(tensorboard=False, wandb=Wandb(mode="offline"))
+rebuild(run_dir, events, names=("wandb",), log=log, resolved=resolved_recipe())
+print(*({"pandas", "requests", "wandb.sdk.launch"} & set(sys.modules)))
+assert wandb.sdk.wandb_run.Run._detect_and_apply_job_inputs is launched
+"""
+
+
+def test_wandb_imports_nothing_that_a_run_does_not_need(run_dir: Path, tmp_path: Path) -> None:
+    """These took longer than the library itself, on a thread that training waits for."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/pandas.py").write_text("raise ImportError('pandas is imported')\n")  # where it is not installed
+    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    env["PYTHONPATH"] = os.pathsep.join((str(tmp_path / "site"), str(Path(__file__).parents[1])))
+    command = [sys.executable, "-c", _IMPORTS, str(run_dir)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    [row] = wandb_rows(run_dir)
+    assert row["weights/fc/val._type"] == "histogram"
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_wandb_reports_errors_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch, is_wanted: bool) -> None:
+    import wandb as library
+    from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+    from hubtool.tracking import wandb
+
+    is_off = threading.Event()
+    monkeypatch.setattr(opentelemetry_proxy, "_disabled", is_off)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", str(is_wanted).lower())
+    wandb._import_less(library)
+    assert is_off.is_set() != is_wanted
+
+
+def test_a_data_frame_of_the_users_own_is_known_to_wandb(run_dir: Path, resolved: ResolvedRecipe) -> None:
+    """pandas is not imported to know one: the library is shared with who trains in a notebook."""
+    import wandb as library
+
+    frame = type("DataFrame", (), {"__module__": "pandas"})()
+    rebuild(run_dir, [scalar(1)], names=("wandb",), log=EVERYTHING, resolved=resolved)
+    assert library.util.is_pandas_data_frame(frame)
+    assert not library.util.is_pandas_data_frame(1.0)
+
+
 def test_tensorboard_names_no_host_and_has_hparams_in_the_same_run(run_dir: Path, resolved: ResolvedRecipe) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata
@@ -292,6 +352,21 @@ def test_tensorboard_closes_its_file_where_it_cannot_begin(run_dir: Path, resolv
     with pytest.raises(json.JSONDecodeError):
         rebuild(run_dir, names=("tensorboard",), log=EVERYTHING, resolved=resolved)
     gc.collect()  # a file left open is a ResourceWarning, which is an error here
+
+
+def test_a_lane_that_waits_for_more_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "_COLLECT_S", 3600.0)
+    gate = threading.Event()
+    gate.set()
+    sink = Slow(gate)
+    lane = Lane("waiting", build=lambda: sink, backlog=tuple, replay=tuple)
+    events = [scalar(step) for step in range(3)]
+    for event in events:
+        time.sleep(0.02)
+        lane.put(event)
+    lane.end()
+    lane.join()
+    assert (lane.failure, sink.events, sink.is_closed) == (None, events, True)
 
 
 class Slow:
