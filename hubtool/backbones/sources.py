@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubtool.core.collector import uncollected
 from hubtool.core.errors import IntegrityError, NotFoundError, SecurityError, UsageError
 from hubtool.core.refs import BackboneRef
 from hubtool.core.settings import BUNDLED
@@ -26,6 +27,7 @@ _FROM_A_REPOSITORY = (
 )
 
 
+@uncollected()
 def locate(ref: BackboneRef) -> Origin:
     """The unpinned place of a backbone; raises NotFoundError with the nearest names."""
     match ref.source:
@@ -58,6 +60,7 @@ def _directory(ref: BackboneRef, directory: Path) -> Path:
     raise NotFoundError("E-REF-404", "no such directory", where=str(directory))
 
 
+@uncollected()
 def wanted_files(ref: BackboneRef) -> tuple[str, ...]:
     """What to fetch of a repository, as names and globs; those present are taken. Empty: one plain URL."""
     if ref.source == "timm":
@@ -70,6 +73,7 @@ def wanted_files(ref: BackboneRef) -> tuple[str, ...]:
     return _FROM_A_REPOSITORY if ref.source == "hf" else ()
 
 
+@uncollected()
 def describe(ref: BackboneRef, origin: Origin, directory: Path | None) -> BackboneEntry:
     """What is known of it: from its files, or without them from the library's own offline table."""
     match ref.source:
@@ -134,6 +138,7 @@ def library_of(directory: Path) -> Library:
     )
 
 
+@uncollected()
 def build(
     entry: BackboneEntry,
     directory: Path | None,

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from hubtool.core.collector import uncollected
 from hubtool.core.progress import SILENT, Reporter
 from hubtool.core.settings import read_settings
 from hubtool.jobs.run import Inputs, follow_torchrun, num_workers_of, prepare, train
@@ -142,7 +143,7 @@ def _imported_meanwhile() -> Iterator[None]:
     """The heavy libraries are imported while other processes decode the pictures: seconds on a cold start."""
 
     def load() -> None:
-        with contextlib.suppress(ImportError):  # it is raised where the module is really needed
+        with uncollected(), contextlib.suppress(ImportError):  # it is raised where the module is really needed
             for name in ("torch", "timm", "hubtool.training.session", "hubtool.backbones.frontier"):
                 importlib.import_module(name)
 

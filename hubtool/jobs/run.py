@@ -403,6 +403,7 @@ def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed:
         wall_s=round(position.wall_s, 3),
         threshold=threshold,
     )
+    session.work.checkpoints.wait()
     sink: Any = session.work.sink
     sink.close()  # a finished run is not taken up again: what a sink lacked then it would lack for good
     result.write(place.path / rundir.RESULT)

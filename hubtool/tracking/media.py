@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,8 +125,15 @@ def read_bytes(run_dir: Path, event: Event) -> bytes:
 
 
 def read_histogram(run_dir: Path, event: Event) -> Histogram:
-    value = json.loads(read_bytes(run_dir, event))[event.tag]
+    value = _histograms_in(read_bytes(run_dir, event))[event.tag]
     return Histogram(**{**value, "limits": tuple(value["limits"]), "counts": tuple(value["counts"])})
+
+
+@lru_cache(maxsize=1)
+def _histograms_in(data: bytes) -> dict[str, Any]:
+    """A file's, which every one of its events asks for: parsed once, not as often as there are tensors."""
+    found: dict[str, Any] = json.loads(data)
+    return found
 
 
 def read_arrays(run_dir: Path, event: Event) -> dict[str, Array]:

@@ -16,6 +16,7 @@ from hubtool.records.log import Event
 from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.tasks import TASKS
 from hubtool.tracking import media
+from hubtool.tracking.crc32c import masked_crc32c
 from hubtool.tracking.history import flat_recipe
 from hubtool.tracking.projector import Projector
 from hubtool.tracking.ranking import PR_ROWS
@@ -27,7 +28,6 @@ class TensorBoardSink:
 
     def __init__(self, place: Place) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
         from torch.utils.tensorboard import summary
 
         self._event_pb2: Any = event_pb2
@@ -38,7 +38,7 @@ class TensorBoardSink:
         earlier = sorted(place.directory.glob("events.out.tfevents.*"))
         self._projector = Projector(place.directory)
         self.path = _free_name(place.directory)
-        self._records: Any = RecordWriter(self.path.open("wb"))
+        self._records = self.path.open("wb")
         try:
             self._put(event_pb2.Event(file_version="brain.Event:2"))
             self._begin(place)
@@ -118,7 +118,10 @@ class TensorBoardSink:
 
     def _put(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+        data = event.SerializeToString()
+        length = len(data).to_bytes(8, "little")
+        sums = (masked_crc32c(part).to_bytes(4, "little") for part in (length, data))
+        self._records.write(b"".join((length, next(sums), data, next(sums))))
 
 
 def model_graph(model: Any, x_BCHW: Any) -> bytes:

@@ -43,6 +43,12 @@ class TrainState:
     optimizer: Mapping[str, Tensor]
     best_logits_NK: Array | None = None
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What is claimed and packed where this state is selected: the averaged weights where there are averages."""
+        averages = {name.removesuffix("/ema"): value for name, value in self.optimizer.items() if name.endswith("/ema")}
+        return {**self.tensors, **averages}
+
     def with_sinks(self, ids: Mapping[str, str]) -> TrainState:
         """The same, knowing under which ids services know the run."""
         return replace(self, position=self.position.model_copy(update={"sink_ids": dict(ids)}))
@@ -217,10 +223,8 @@ def read_state(path: Path) -> TrainState:
 
 
 def selected_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights that are claimed and packed: the averaged ones where there are averages."""
-    state = read_state(path)
-    averages = {name.removesuffix("/ema"): value for name, value in state.optimizer.items() if name.endswith("/ema")}
-    return {**state.tensors, **averages}
+    """The weights that are claimed and packed, of the checkpoint that was selected."""
+    return read_state(path).weights
 
 
 def _encode(tensors: Mapping[str, Tensor]) -> bytes:

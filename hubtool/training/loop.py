@@ -90,6 +90,7 @@ def fit(
 
     ``trained`` names what this phase or one before it trains: that is what checkpoints hold. Raises NumericError (the last
     good checkpoint stays), InterruptedRun once a signal's step is saved, StorageError when a checkpoint cannot be written.
+    The last one may still be under way when it returns: ``work.checkpoints.wait`` says when it is durable.
     """
     train, plan, group = work.train, work.plan, work.group
     learner = Learner(work.model, train, phase, trained=trained, device=work.device, state=state)
@@ -114,11 +115,12 @@ def fit(
         }
         return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
 
-    saved_at = began
+    saved, saved_at = None, began
 
     def save() -> None:
-        nonlocal saved_at
-        work.checkpoints.publish_soon(snapshot())
+        nonlocal saved, saved_at
+        saved = snapshot()
+        work.checkpoints.publish_soon(saved)
         saved_at = time.monotonic()
 
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
@@ -164,8 +166,7 @@ def fit(
             save()
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
-    work.checkpoints.wait()
-    return snapshot()
+    return saved or snapshot()
 
 
 def _is_due(work: Work, global_step: int, since_s: float) -> bool:

@@ -320,27 +320,45 @@ class Session:
         )
 
     def select(self) -> Position:
-        """Put the selected weights into the model: the best checkpoint's, over the backbone's own."""
+        """Put the selected weights into the model: the best checkpoint's, over the backbone's own.
+
+        Where the best is the last one they are at hand, and need not be read from what may still be written.
+        """
         best = self.state.position.best
         assert best is not None
-        restore(
-            self.work.model, {**self._untrained, **selected_tensors(self.work.checkpoints.directory / best.checkpoint)}
+        weights = (
+            self.state.weights
+            if self._is_at_best
+            else selected_tensors(self.work.checkpoints.directory / best.checkpoint)
         )
+        restore(self.work.model, {**self._untrained, **weights})
         return self.state.position
+
+    @property
+    def _is_at_best(self) -> bool:
+        """Whether training ended at the selected checkpoint."""
+        position = self.state.position
+        return position.is_best and position.best is not None and position.best.global_step == position.global_step
 
     def predict(self, split: str, cut: Cut, feed: Feed) -> Predictions:
         """The predictions of the model as it stands: the logits behind every claim.
 
-        What the selecting epoch computed on val is not computed again, where its first micro-batch is found to have the
-        same bits now; on one CPU process only, where equal weights give equal bits.
+        What the selecting epoch computed on val is not computed again where the model has the weights of that epoch, to the
+        bit, or where its first micro-batch is found to have the same bits now; on one CPU process only, where equal weights
+        give equal bits.
         """
         samples, kept_NK, work = self.data.splits[split], self.state.best_logits_NK, self.work
         is_exact = work.device.type == "cpu" and work.group.num_processes == 1 and len(self.phases) == 1
         if split == "val" and kept_NK is not None and is_exact:
             num = min(len(samples), work.plan.micro_size)
-            if self._infer(cut, feed, num).tobytes() == kept_NK[:num].tobytes():
+            if self._is_as_ended() or self._infer(cut, feed, num).tobytes() == kept_NK[:num].tobytes():
                 return predictions(split, samples, kept_NK)
         return predictions(split, samples, self._infer(cut, feed, len(samples)))
+
+    def _is_as_ended(self) -> bool:
+        """Whether training ended at the selected checkpoint and the model holds the weights that were evaluated there."""
+        own: dict[str, Tensor] = self.work.model.state_dict()
+        return self._is_at_best and all(torch.equal(own[name], value) for name, value in self.state.weights.items())
 
     def _infer(self, cut: Cut, feed: Feed, num_samples: int) -> Array:
         return infer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from hubtool.records.run import Result
 from hubtool.records.rundir import RunDir
 from hubtool.tracking.sinks import Fanout
 from hubtool.training import numerics
+from hubtool.training.checkpoint import Checkpoints, TrainState
 from hubtool.training.learner import Learner
 from hubtool.training.session import Session
 from jobs.test_finetune import call, shared
@@ -139,17 +141,25 @@ def test_a_precision_that_this_processor_lacks_is_said(
     assert any("no instructions for bf16" in text for text in told.warned) == is_slow
 
 
+def counted_inferences(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each inference after the training was of."""
+    counts: list[int] = []
+    infer = Session._infer
+
+    def counted(session: Session, cut: Any, feed: Any, num_samples: int) -> Any:
+        counts.append(num_samples)
+        return infer(session, cut, feed, num_samples)
+
+    monkeypatch.setattr(Session, "_infer", counted)
+    return counts
+
+
 @pytest.mark.parametrize("is_wrong", [False, True])
 def test_what_the_best_epoch_said_of_val_is_taken_where_the_selected_weights_say_it_again(
     is_wrong: bool, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where they do not, all of val is computed anew: the evidence is the same."""
-    counts: list[int] = []
-    infer, select = Session._infer, Session.select
-
-    def counted(session: Session, cut: Any, feed: Any, num_samples: int) -> Any:
-        counts.append(num_samples)
-        return infer(session, cut, feed, num_samples)
+    select = Session.select
 
     def selected(session: Session) -> Any:
         if is_wrong:
@@ -157,15 +167,47 @@ def test_what_the_best_epoch_said_of_val_is_taken_where_the_selected_weights_say
             session.state = replace(session.state, best_logits_NK=session.state.best_logits_NK + 1)
         return select(session)
 
-    monkeypatch.setattr(Session, "_infer", counted)
+    counts = counted_inferences(monkeypatch)
     monkeypatch.setattr(Session, "select", selected)
-    given = call(shared, tmp_path / "run", "train.epochs=3", "train.batch_size=4", "train.grad_accum_steps=1")
-    report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
+    first_is_best = ("train.epochs=3", "train.select.mode=max")
+    report = trained(call(shared, tmp_path / "run", *first_is_best, "train.batch_size=4", "train.grad_accum_steps=1"))
     num_val = len(RunDir(Path(report.run)).data().splits["val"])
     assert num_val > 4
+    assert report.result.selected.epoch < 3
     assert counts == ([4, num_val] if is_wrong else [4])
     loss = next(claim for claim in report.result.claims if claim.metric == "loss")
     assert loss.value == report.result.selected.value
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_where_the_last_epoch_is_the_best_nothing_is_computed_or_read_again(
+    ema: float, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint may still be under way: the weights are those it holds in the end, and it is whole before the result."""
+    counts, publish, write = counted_inferences(monkeypatch), Checkpoints._publish, Result.write
+    is_reached = threading.Event()
+    order: list[str] = []
+
+    def late(checkpoints: Checkpoints, state: TrainState) -> Path:
+        assert not state.position.is_best or is_reached.wait(60)
+        published = publish(checkpoints, state)
+        order.append(published.name)
+        return published
+
+    def writing(result: Result, path: Path) -> None:
+        order.append("result")
+        write(result, path)
+
+    def shown(*_: Any, **__: Any) -> None:
+        is_reached.set()
+
+    monkeypatch.setattr(Checkpoints, "_publish", late)
+    monkeypatch.setattr(Result, "write", writing)
+    monkeypatch.setattr("hubtool.jobs.shown.show_end", shown)
+    report = trained(call(shared, tmp_path / "run", "train.epochs=1", f"train.ema={ema}"))
+    assert counts == []
+    assert order[-2:] == [report.result.selected.checkpoint, "result"]
+    assert state_digest(build_selected(RunDir(tmp_path / "run")).state_dict()) == report.result.weights_digest
 
 
 def trained(given: dict[str, Any]) -> FinetuneReport:
