@@ -6,6 +6,7 @@ import gc
 import http.server
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from hubtool.tracking import sinks
 from hubtool.tracking.journal import Journal
 from hubtool.tracking.lane import Lane
 from hubtool.tracking.sinks import open_sinks, rebuild
+from hubtool.tracking.tensorboard import _checksum
 from tracking.written import (
     RECIPE,
     journal_of,
@@ -597,3 +599,11 @@ def test_another_package_can_bring_a_sink(
     fanout.write(scalar(1, value=0.5))
     fanout.close()
     assert (run_dir / "logs/lines/lines.txt").read_text() == f"{fanout.ids['lines']}\n1 0.5\n"
+
+
+@pytest.mark.parametrize("size", [1, 8, 511, 70_000])
+def test_a_record_has_the_checksums_that_tensorboard_itself_would_give_it(size: int) -> None:
+    from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
+
+    data = random.Random(size).randbytes(size)
+    assert _checksum(data) == pywrap_tensorflow.masked_crc32c(data).to_bytes(4, "little")
