@@ -64,7 +64,7 @@ class Journal:
 
 def encode(event: Event) -> bytes:
     """The event's line; fields that are None are left out."""
-    return canonical_json(event.model_dump(mode="json", exclude_none=True)) + b"\n"
+    return canonical_json({name: value for name, value in event if value is not None}) + b"\n"
 
 
 def read_events(path: Path, size_bytes: int | None = None) -> Iterator[Event]:

@@ -35,7 +35,7 @@ from hubtool.records.activations import About, Activation, ActivationsKey, Cache
 from hubtool.records.dataset import Sample
 from hubtool.records.evidence import Array
 from hubtool.training.feed import Features, LiveFeed
-from hubtool.training.order import MicroBatch
+from hubtool.training.order import Draw, MicroBatch
 
 MAX_BYTES = 20 * 10**9
 _NAME_BYTES = 32
@@ -86,7 +86,8 @@ class Activations:
         try:
             data, size_bytes = index.read_bytes(), rows.stat().st_size
             num_rows = min(len(data) // _ENTRY_BYTES, size_bytes // self.row_bytes)
-            found = np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes)) if num_rows else None
+            # as a plain array: a memmap's own indexing takes as long as the reading
+            found = np.asarray(np.memmap(rows, np.uint8, "r", shape=(num_rows, self.row_bytes))) if num_rows else None
         except FileNotFoundError:
             data, num_rows, found = b"", 0, None
         # about.json is looked at last: in a directory made anew it stands before the first row
@@ -110,7 +111,7 @@ class Activations:
     def rows(self, names: Iterable[bytes]) -> list[int | None]:
         return [self._row_of.get(name) for name in names]
 
-    def forget_damaged(self, rows: Sequence[int]) -> bool:
+    def forget_damaged(self, rows: Sequence[int] | Array) -> bool:
         """Compare rows that this process has not read yet with their checksums; those that differ are not found any more."""
         if self._is_sound[rows].all():
             return False
@@ -158,7 +159,7 @@ class Activations:
                 self.refresh()
         self._refuse_dead()
 
-    def read(self, rows: Sequence[int]) -> Features:
+    def read(self, rows: Sequence[int] | Array) -> Features:
         assert self._map is not None
         data_BR = torch.from_numpy(self._map[rows])
         if len(self._tensors) == 1:
@@ -216,16 +217,19 @@ class CachedFeed:
         self._reporter = reporter
         self._is_shared = is_shared
         self._has_told = False
-        self._rows: dict[Address, int] = {}
+        self._rows: dict[Draw, Array] = {}  # of each sample under a draw its row in the cache, or -1
 
     def prepare(self, batches: Iterable[MicroBatch]) -> None:
         """Compute and keep what these micro-batches need and nobody has computed."""
-        wanted = [a for batch in batches for a in batch.addresses if a not in self._rows]
         cache = self._cache
-        if cache is None or not wanted:
+        if cache is None:
+            return
+        lacking = [batch for batch in batches if self._rows_of(batch).min() < 0]
+        wanted = dict.fromkeys(a for batch in lacking for a in batch.addresses if self._table(batch.draw)[a.index] < 0)
+        if not wanted:
             return
         try:
-            self._ensure(cache, list(dict.fromkeys(wanted)))
+            self._ensure(cache, list(wanted))
         except (StorageError, ConflictError) as error:
             self._give_up(str(error))
 
@@ -236,7 +240,8 @@ class CachedFeed:
             if cache is None:
                 yield from self._live.features(itertools.chain([batch], left))
                 return
-            rows = [self._rows[address] for address in batch.addresses]
+            rows = self._rows_of(batch)
+            assert rows.min() >= 0, "a batch that was not prepared"
             if cache.forget_damaged(rows):
                 yield self._again(batch)
             else:
@@ -245,9 +250,16 @@ class CachedFeed:
     def _again(self, batch: MicroBatch) -> Features:
         """Compute a batch live, some of whose kept rows are damaged; before the next epoch they are kept anew."""
         self._tell_damage()
-        for address in batch.addresses:
-            self._rows.pop(address, None)
+        self._table(batch.draw)[list(batch.samples)] = -1
         return next(iter(self._live.at([batch.addresses])))
+
+    def _table(self, draw: Draw) -> Array:
+        if draw not in self._rows:
+            self._rows[draw] = np.full(len(self._samples), -1, np.int64)
+        return self._rows[draw]
+
+    def _rows_of(self, batch: MicroBatch) -> Array:
+        return self._table(batch.draw)[list(batch.samples)]
 
     def _tell_damage(self) -> None:
         if not self._has_told:
@@ -283,7 +295,8 @@ class CachedFeed:
         rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
         if len(rows) < len(wanted):
             raise ConflictError("E-CACHE-GONE", "some of the kept features are missing")
-        self._rows |= rows
+        for address, row in rows.items():
+            self._table((address.purpose, address.step))[address.index] = row
 
     def _missing(self, cache: Activations, names: list[bytes], wanted: list[Address]) -> list[tuple[bytes, Address]]:
         """What nobody has computed yet; room is made for it."""

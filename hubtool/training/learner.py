@@ -15,7 +15,7 @@ from hubtool.records.recipe import Train
 from hubtool.records.state import Position
 from hubtool.training.averages import Averages
 from hubtool.training.checkpoint import TrainState
-from hubtool.training.optim import make_optimizer, optimizer_state, restore_optimizer, set_lr
+from hubtool.training.optim import lay_beside, make_optimizer, optimizer_state, restore_optimizer, set_lr
 from hubtool.training.processes import Buffer
 
 
@@ -53,7 +53,8 @@ class Learner:
 
     def begin(self, lr: float) -> None:
         set_lr(self._optimizer, lr)
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()
@@ -65,6 +66,7 @@ class Learner:
         Raises NumericError for one in another precision.
         """
         norm = None
+        lay_beside(self.parameters)
         if self._max_norm is not None:
             self._scaler.unscale_(self._optimizer)
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self._max_norm))

@@ -14,16 +14,24 @@ import numpy as np
 
 from hubtool.core.seeds import Address
 
+Draw = tuple[str, int]
+PLAIN: Draw = ("plain", 0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """``samples`` index the split; ``addresses`` say, one for each, what picture of it is wanted (plain, or which draw)."""
+    """``samples`` index the split; ``draw`` says which picture of them is wanted: purpose and step of their addresses."""
 
     epoch: int
     global_step: int
     index: int
     samples: tuple[int, ...]
-    addresses: tuple[Address, ...]
+    draw: Draw = PLAIN
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        purpose, step = self.draw
+        return tuple(Address(purpose=purpose, step=step, index=sample) for sample in self.samples)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +66,11 @@ class Plan:
             parts = self.step(global_step)
             yield from parts[slice(*share(len(parts), rank, num_processes))]
 
-    def address(self, sample: int, epoch: int) -> Address:
-        """What picture of ``sample`` this epoch trains on: a new draw each epoch, or one of K fixed views."""
+    def draw(self, epoch: int) -> Draw:
+        """What pictures an epoch trains on: a new draw of each in each epoch, or one of K fixed views."""
         if self.policy == "none":
-            return Address(purpose="plain", index=sample)
-        return Address(purpose="augment", step=epoch % self.views if self.views else epoch, index=sample)
+            return PLAIN
+        return "augment", epoch % self.views if self.views else epoch
 
     @property
     def is_fixed(self) -> bool:
@@ -79,8 +87,7 @@ def plain_batches(num_samples: int, micro_size: int) -> Iterator[MicroBatch]:
     """Every sample once, in order, plainly preprocessed: for evaluation."""
     for index, first in enumerate(range(0, num_samples, micro_size)):
         samples = tuple(range(first, min(first + micro_size, num_samples)))
-        addresses = tuple(Address(purpose="plain", index=sample) for sample in samples)
-        yield MicroBatch(epoch=0, global_step=0, index=index, samples=samples, addresses=addresses)
+        yield MicroBatch(epoch=0, global_step=0, index=index, samples=samples)
 
 
 @lru_cache(maxsize=512)  # asked for when an epoch is prepared, when it is fed and when it is trained
@@ -95,7 +102,7 @@ def _step(plan: Plan, global_step: int) -> tuple[MicroBatch, ...]:
             global_step=global_step,
             index=index,
             samples=part,
-            addresses=tuple(plan.address(sample, epoch) for sample in part),
+            draw=plan.draw(epoch),
         )
         for index, part in enumerate(_parts(samples, num_parts))
     )

@@ -47,7 +47,7 @@ def test_binary_class_weights_weigh_the_samples_of_each_class() -> None:
 
 
 def make_batch(step: int) -> MicroBatch:
-    return MicroBatch(epoch=0, global_step=step, index=0, samples=(0, 1, 2, 3), addresses=())
+    return MicroBatch(epoch=0, global_step=step, index=0, samples=(0, 1, 2, 3))
 
 
 @pytest.mark.parametrize("mixer", [{"mixup": 0.4, "cutmix": 0.0}, {"mixup": 0.0, "cutmix": 1.0}])

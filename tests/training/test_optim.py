@@ -8,7 +8,15 @@ import torch
 from hubtool.core.errors import UsageError
 from hubtool.records.backbone import Phase
 from hubtool.records.recipe import Train
-from hubtool.training.optim import _placed, lr_at, make_optimizer, optimizer_state, restore_optimizer, set_lr
+from hubtool.training.optim import (
+    _placed,
+    lay_beside,
+    lr_at,
+    make_optimizer,
+    optimizer_state,
+    restore_optimizer,
+    set_lr,
+)
 
 
 def make_train(**changes: Any) -> Train:
@@ -127,3 +135,21 @@ def test_only_a_step_counter_stays_where_it_is() -> None:
     parameter = torch.empty((), device="meta")
     assert _placed("exp_avg", torch.tensor(1.0), parameter).device.type == "meta"
     assert _placed("step", torch.tensor(1.0), parameter).device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_gradient_that_lies_otherwise_than_its_parameter_is_not_misread(name: str) -> None:
+    """As several processes sum it up: contiguous, beside a channels_last weight."""
+    weight = torch.randn(8, 4, 3, 3)
+    found = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        parameter = torch.nn.Parameter(weight.clone(memory_format=memory_format))
+        phase, train = Phase(first_epoch=0, num_epochs=1, trainable={"w": 1.0}), make_train(optimizer={"name": name})
+        optimizer = make_optimizer(train, {"w": parameter}, phase)
+        assert optimizer.param_groups[0]["fused"]
+        for number in range(3):
+            parameter.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+            lay_beside([parameter])
+            optimizer.step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(found[0], found[1])

@@ -42,8 +42,8 @@ def test_processes_share_out_the_same_micro_batches() -> None:
 
 def test_views_come_round_and_fresh_draws_do_not() -> None:
     viewed, fresh = make_plan(policy="light", views=2), make_plan(policy="light")
-    assert viewed.address(5, 0) == viewed.address(5, 2) != viewed.address(5, 1)
-    assert fresh.address(5, 0) != fresh.address(5, 2)
+    assert viewed.draw(0) == viewed.draw(2) != viewed.draw(1)
+    assert fresh.draw(0) != fresh.draw(2)
     assert (viewed.is_fixed, fresh.is_fixed, make_plan().is_fixed) == (True, False, True)
 
 
