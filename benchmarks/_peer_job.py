@@ -54,6 +54,7 @@ class Net(nn.Module):
 
         self.model = timm.create_model(f"local-dir:{job.backbone}", pretrained=True, num_classes=job.num_classes)
         has_convs = any(isinstance(module, nn.Conv2d) and module.groups == 1 for module in self.convs())
+        self.is_tuned = is_tuned
         self.is_convolutional = is_tuned and has_convs
         if self.is_convolutional:
             self.model = self.model.to(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from benchmarks._peer_job import Job, Net, Report, loaders, read_job
 def train(job: Job, net: Net) -> None:
     report = Report()
     train_loader, val_loader = loaders(job, net)
-    optimizer = torch.optim.AdamW(net.learning(), lr=job.lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(net.learning(), lr=job.lr, weight_decay=0.01, fused=net.is_tuned)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=job.epochs * len(train_loader))
     saved, top1 = Path(job.out) / "last.pth.tar", 0.0
     for epoch in range(job.epochs):

@@ -165,7 +165,7 @@ def golden_pictures(seed: int, preprocess: Preprocess) -> Tensor:
 def _run_snippets(
     directory: Path, programs: Mapping[str, str], place: RunDir, reporter: Reporter
 ) -> dict[str, tuple[str, str]]:
-    """Run each program on the package, on a drawn picture; one whose library cannot be imported here is left out."""
+    """Run each program on the package, on a drawn picture; transformers' is left out where that cannot be imported."""
     from hubtool.data.images import draw_pictures
 
     printed: dict[str, tuple[str, str]] = {}
@@ -176,6 +176,10 @@ def _run_snippets(
             try:
                 output = _run(for_package(code, library, str(directory), str(picture)), library)
             except ImportError as error:
+                if library != "transformers":  # everything else is here, so that it is the snippet that is wrong
+                    raise IntegrityError(
+                        "E-PACK-SNIPPET", f"the {library} snippet of the card fails: {error}"
+                    ) from error
                 why = str(error).partition("\n")[0]
                 reporter.say(
                     f"the {library} snippet is left out of the card: {library} cannot be imported here ({why})"

@@ -352,7 +352,8 @@ def _stage(session: Session, phase: Phase) -> tuple[Cut, Feed, Feed]:
 
 
 def _finish(place: RunDir, inputs: Inputs, session: Session, cut: Cut, val_feed: Feed) -> Result:
-    """Evidence first, then what is compiled from it, ``result.json`` last."""
+    """Evidence first, then what is compiled from it, ``result.json`` last: once the last checkpoint, which is written
+    meanwhile, is durable."""
     from hubtool.backbones.weights import state_digest, tensor_digests
     from hubtool.jobs.shown import show_end
 

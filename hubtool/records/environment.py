@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from hubtool.records.strict import Record
 
 
@@ -18,6 +20,12 @@ class Numerics(Record):
     is_compiled: bool = False
     tf32: bool = False
     libraries: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_is_now(cls, value: object) -> object:
+        """Older records said that deterministic kernels were asked for, which they always are."""
+        return {k: v for k, v in value.items() if k != "is_deterministic"} if isinstance(value, dict) else value
 
 
 class Environment(Record):

@@ -40,8 +40,9 @@ class WandbSink:
         place_caches(settings)
         import wandb
 
-        _import_less(wandb)
         self._wandb: Any = wandb
+        self._asks_pandas = self._wandb.util.pd_available
+        _import_less(wandb)
         self._run_dir = place.run_dir
         self._directory = place.directory
         self._has_images = place.log.wandb.images
@@ -84,6 +85,7 @@ class WandbSink:
     def close(self) -> None:
         self._send_row()
         self._run.summary.update(summary_of(self._run_dir))
+        self._wandb.util.pd_available = self._asks_pandas
         try:
             self._run.finish()
         except TimeoutError:
@@ -183,10 +185,11 @@ def _library_settings(wandb: Any) -> Any:
 def _import_less(wandb: Any) -> None:
     """Leave out what the library would import to no purpose here: while a thread imports, training waits for the interpreter.
 
-    pandas takes 0.3 s and is only asked whether a histogram is a data frame (without it the type's name tells, whoever uses
-    the library); requests is there for telemetry, which is switched off. Another version of the library may be slower, no more.
+    pandas takes 0.3 s and is only asked whether a histogram is a data frame (until the sink is closed the type's name tells);
+    requests is there for telemetry, which is switched off. Another version of the library may be slower, no more.
     """
-    wandb.util.pd_available = False
+    if "pandas" not in sys.modules:
+        wandb.util.pd_available = False
     with contextlib.suppress(ImportError, AttributeError):
         if not wandb.env.error_reporting_enabled():
             from wandb.analytics.opentelemetry import opentelemetry_proxy
@@ -197,7 +200,7 @@ def _import_less(wandb: Any) -> None:
 @contextlib.contextmanager
 def _without_launcher(wandb: Any) -> Iterator[None]:
     """Within, ``init`` does not import the library's launcher (0.25 s) for inputs that only who imported it can have staged."""
-    run, name = wandb.sdk.wandb_run.Run, "_detect_and_apply_job_inputs"
+    run, name = getattr(wandb.sdk.wandb_run, "Run", None), "_detect_and_apply_job_inputs"
     if "wandb.sdk.launch" in sys.modules or not hasattr(run, name):
         yield
         return

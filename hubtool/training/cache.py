@@ -241,7 +241,8 @@ class CachedFeed:
                 yield from self._live.features(itertools.chain([batch], left))
                 return
             rows = self._rows_of(batch)
-            assert rows.min() >= 0, "a batch that was not prepared"
+            if rows.min() < 0:
+                raise LookupError("a batch that was not prepared")
             if cache.forget_damaged(rows):
                 yield self._again(batch)
             else:

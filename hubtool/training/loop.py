@@ -115,13 +115,15 @@ def fit(
         }
         return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
 
-    saved, saved_at = None, began
+    saved: TrainState | None = None
+    saved_at = began
 
-    def save() -> None:
-        nonlocal saved, saved_at
-        saved = snapshot()
-        work.checkpoints.publish_soon(saved)
+    def save() -> TrainState:
+        nonlocal saved_at
+        taken = snapshot()
+        work.checkpoints.publish_soon(taken)
         saved_at = time.monotonic()
+        return taken
 
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
@@ -130,16 +132,15 @@ def fit(
         while position.epoch < end_epoch and not is_over(train, position):
             epoch_began, epoch_end = time.monotonic(), (position.epoch + 1) * plan.steps_per_epoch
             feed.prepare(share_of(epoch_end))
+            saved = None  # written or being written, and nobody's memory any more
             told.begin(position)
 
             while position.global_step < epoch_end:
                 lr = lr_at(train, position.global_step, plan.steps_per_epoch)
                 done = _step(position.global_step, lr, features, cut, learner, work)
                 position = _stepped(position, done)
-                log("loss", done.loss_sum / done.num_samples)
-                log("lr", lr)
-                if done.grad_norm is not None:
-                    log("grad_norm", done.grad_norm)
+                for tag, value in done.logged(lr).items():
+                    log(tag, value)
                 bar.advance()
                 if done.is_asked_to_stop or _is_due(work, position.global_step, time.monotonic() - saved_at):
                     save()
@@ -163,7 +164,7 @@ def fit(
             best_logits_NK = validated.logits_NK if position.is_best else best_logits_NK
             told.value = position.value
             bar.row(telling.row(train, position, metrics, loss=epoch_loss, rate=rate, wall_s=wall_epoch_s))
-            save()
+            saved = save()
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
     return saved or snapshot()
@@ -184,6 +185,10 @@ class _Done:
     num_samples: int
     grad_norm: float | None
     is_asked_to_stop: bool
+
+    def logged(self, lr: float) -> dict[str, float]:
+        found = {"loss": self.loss_sum / self.num_samples, "lr": lr}
+        return found if self.grad_norm is None else found | {"grad_norm": self.grad_norm}
 
 
 def _step(global_step: int, lr: float, features: Iterator[Features], cut: Cut, learner: Learner, work: Work) -> _Done:

@@ -90,15 +90,12 @@ def _momentum(name: str, momentum: float) -> dict[str, Any]:
 def _fused(train: Train, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
     """On a CPU torch's one kernel for the whole update, instead of a dozen passes over memory: a rule, for it rounds otherwise.
 
-    On a GPU torch updates all tensors together anyway; with fp16 the gradient scaler keeps its plain way.
+    On a GPU torch updates all tensors together anyway; with fp16 the gradient scaler keeps its plain way. SGD's kernel takes
+    no group of which some have a momentum yet and some, just unfrozen, have none.
     """
     from timm.optim import get_optimizer_info
 
-    has_kernel = get_optimizer_info(train.optimizer.name).opt_class in (
-        torch.optim.SGD,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-    )
+    has_kernel = get_optimizer_info(train.optimizer.name).opt_class in (torch.optim.Adam, torch.optim.AdamW)
     is_on_cpu = all(parameter.device.type == "cpu" for parameter in parameters.values())
     return {"fused": True} if has_kernel and is_on_cpu and train.precision != "fp16" else {}
 
@@ -139,7 +136,8 @@ def optimizer_state(optimizer: Any) -> tuple[dict[str, Tensor], Scalars]:
 def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
     """The inverse for every parameter both know; one that has just begun to train starts without state.
 
-    ``tensors`` may hold averages (``PARAMETER/ema``): they are not the optimizer's.
+    Copies, for who handed ``tensors`` in may still write them to a checkpoint. They may hold averages (``PARAMETER/ema``),
+    which are not the optimizer's.
     """
     for number, group in enumerate(optimizer.param_groups):
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -154,16 +152,17 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], scalars: Sc
                 optimizer.state[parameter] = kept
         for key, kept_value in {**scalars, **tensors}.items():
             if key.startswith(f"#{number}/"):
-                group[key.partition("/")[2]] = kept_value
+                is_tensor = isinstance(kept_value, torch.Tensor)
+                group[key.partition("/")[2]] = kept_value.clone() if is_tensor else kept_value
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
     """Moments lie beside their parameter and as it does; the step counter stays on the CPU, where torch keeps it."""
     if key == "step":
-        return value
+        return value.clone()
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.to(parameter.device)
+    return value.to(parameter.device, copy=True)
 
 
 def _nearest(name: str, known: list[str]) -> str:

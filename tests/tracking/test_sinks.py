@@ -230,14 +230,19 @@ def test_wandb_reports_errors_where_the_user_wants_it(monkeypatch: pytest.Monkey
     assert is_off.is_set() != is_wanted
 
 
-def test_a_data_frame_of_the_users_own_is_known_to_wandb(run_dir: Path, resolved: ResolvedRecipe) -> None:
-    """pandas is not imported to know one: the library is shared with who trains in a notebook."""
+def test_wandb_is_left_as_it_was_found(
+    run_dir: Path, resolved: ResolvedRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library is shared with who trains in a notebook and logs data frames afterwards."""
     import wandb as library
 
-    frame = type("DataFrame", (), {"__module__": "pandas"})()
+    monkeypatch.setattr(library.util, "pd_available", True)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pandas"]:
+        monkeypatch.delitem(sys.modules, name)
+    hook = library.sdk.wandb_run.Run._detect_and_apply_job_inputs
     rebuild(run_dir, [scalar(1)], names=("wandb",), log=EVERYTHING, resolved=resolved)
-    assert library.util.is_pandas_data_frame(frame)
-    assert not library.util.is_pandas_data_frame(1.0)
+    assert library.util.pd_available
+    assert library.sdk.wandb_run.Run._detect_and_apply_job_inputs is hook
 
 
 def test_tensorboard_names_no_host_and_has_hparams_in_the_same_run(run_dir: Path, resolved: ResolvedRecipe) -> None:
