@@ -220,7 +220,7 @@ def _pull(backbone: Path, home: Path) -> None:
     """The backbone is here before anybody's clock starts; hubtool knows it then, as after the first of its commands."""
     command = [sys.executable, "-m", "hubtool", "pull", f"local:{backbone}", "--quiet"]
     environment = os.environ | THREADS | {"HUBTOOL_HOME": str(home)}
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[1])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=Path(__file__).parents[1])
 
 
 def _recipe(row: Row, backbone: Path, epochs: int) -> str:

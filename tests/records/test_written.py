@@ -152,3 +152,10 @@ def test_a_damaged_record_names_its_field(tmp_path: Path) -> None:
     )
     with pytest.raises(HubtoolError, match=r"splits\.train\.0\.sha256"):
         DataManifest.read(path)
+
+
+def test_numerics_of_before_are_read() -> None:
+    """Packages from then lie on hubs, and say a thing more that was always true."""
+    now = Numerics(device="cpu", cpu_capability="AVX2", num_threads=2, libraries={"torch": "2.15.0"})
+    before = now.to_json().replace(b'"device"', b'"is_deterministic":true,"device"')
+    assert Numerics.from_json(before, "environment.json") == now
