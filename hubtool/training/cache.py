@@ -224,7 +224,7 @@ class CachedFeed:
         cache = self._cache
         if cache is None:
             return
-        lacking = [batch for batch in batches if self._rows_of(batch).min() < 0]
+        lacking = (batch for batch in batches if self._rows_of(batch).min() < 0)
         wanted = dict.fromkeys(a for batch in lacking for a in batch.addresses if self._table(batch.draw)[a.index] < 0)
         if not wanted:
             return
@@ -293,10 +293,10 @@ class CachedFeed:
         if not cache.is_checked or (old and not cache.is_old_checked):
             self._check(cache, chosen)
             cache.is_old_checked |= bool(old)
-        rows = {a: r for a, r in zip(wanted, cache.rows(names), strict=True) if r is not None}
-        if len(rows) < len(wanted):
+        rows = cache.rows(names)
+        if None in rows:
             raise ConflictError("E-CACHE-GONE", "some of the kept features are missing")
-        for address, row in rows.items():
+        for address, row in zip(wanted, rows, strict=True):
             self._table((address.purpose, address.step))[address.index] = row
 
     def _missing(self, cache: Activations, names: list[bytes], wanted: list[Address]) -> list[tuple[bytes, Address]]:

@@ -29,6 +29,12 @@ data: {img_size: SIZE, val_fraction: 0.34}
 train: {epochs: 2, batch_size: 16, precision: PRECISION, optimizer: {name: adamw, lr: 1e-3}}
 run: {log: {tensorboard: false}}
 """
+ARCHITECTURES = [
+    ("resnet18", 64),
+    ("vit_tiny_patch16_224", 64),
+    ("efficientnet_b0", 64),
+    ("swin_tiny_patch4_window7_224", 224),
+]
 
 
 def save_backbone(name: str, directory: Path) -> Path:
@@ -50,6 +56,14 @@ def save_backbone(name: str, directory: Path) -> Path:
     config = {"architecture": name, "num_classes": 10, "pretrained_cfg": cfg | {"num_classes": 10}}
     (directory / "config.json").write_text(json.dumps(config))
     return directory
+
+
+def write_recipe(root: Path, name: str, size: int, freeze: str, precision: str) -> Path:
+    """``root/mine.yaml`` for a backbone that is saved beside it."""
+    place = save_backbone(name, root / "backbone")
+    text = RECIPE.replace("PLACE", str(place)).replace("FREEZE", freeze).replace("SIZE", str(size))
+    (root / "mine.yaml").write_text(text.replace("PRECISION", precision))
+    return root / "mine.yaml"
 
 
 class Told(SilentReporter):
@@ -78,20 +92,15 @@ def test_a_probe_on_photographs_is_the_same_cached_and_uncached(tmp_path: Path, 
 @pytest.mark.parametrize("data", ["digits", "photos"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("freeze", ["all", "{fraction: 0.5}"], ids=["head", "middle"])
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("resnet18", 64), ("vit_tiny_patch16_224", 64), ("efficientnet_b0", 64), ("swin_tiny_patch4_window7_224", 224)],
-)
+@pytest.mark.parametrize(("name", "size"), ARCHITECTURES)
 def test_cached_is_uncached(
     name: str, size: int, freeze: str, precision: str, data: str, tmp_path: Path, home: Path
 ) -> None:
-    place = save_backbone(name, tmp_path / "backbone")
-    text = RECIPE.replace("PLACE", str(place)).replace("FREEZE", freeze).replace("SIZE", str(size))
-    (tmp_path / "mine.yaml").write_text(text.replace("PRECISION", precision))
+    recipe = write_recipe(tmp_path, name, size, freeze, precision)
     options: dict[str, Any] = {"data": few(data, tmp_path), "device": "cpu", "num_workers": 0}
     told = Told()
     found = [
-        finetune(tmp_path / "mine.yaml", run=tmp_path / str(is_on), use_cache=is_on, reporter=told, **options).result
+        finetune(recipe, run=tmp_path / str(is_on), use_cache=is_on, reporter=told, **options).result
         for is_on in (False, True)
     ]
     assert not [line for line in told.lines if "frozen part" in line or "no activations" in line]

@@ -23,35 +23,12 @@ from hubtool.jobs.verify import verify
 from hubtool.records.run import Result
 from hubtool.server.embedded import EmbeddedHub
 from jobs import finished
-from jobs.test_cached_backbones import Told, few, save_backbone
+from jobs.test_cached_backbones import ARCHITECTURES, RECIPE, Told, few, write_recipe
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
     pytest.mark.usefixtures("blank_plots"),
 ]
-
-ARCHITECTURES = [
-    ("resnet18", 64),
-    ("vit_tiny_patch16_224", 64),
-    ("efficientnet_b0", 64),
-    ("swin_tiny_patch4_window7_224", 224),
-]
-RECIPE = """
-schema: hubtool/recipe/v1
-backbone: "local:PLACE"
-head: {drop_rate: 0.1}
-freeze: FREEZE
-data: {img_size: SIZE, val_fraction: 0.34}
-train: {epochs: 2, batch_size: 16, precision: PRECISION, optimizer: {name: adamw, lr: 1e-3}}
-run: {log: {tensorboard: false}}
-"""
-
-
-def write_recipe(root: Path, name: str, size: int, freeze: str, precision: str) -> Path:
-    place = save_backbone(name, root / "backbone")
-    text = RECIPE.replace("PLACE", str(place)).replace("FREEZE", freeze).replace("SIZE", str(size))
-    (root / "mine.yaml").write_text(text.replace("PRECISION", precision))
-    return root / "mine.yaml"
 
 
 def train(root: Path, run: str, told: SilentReporter, **options: Any) -> Result:

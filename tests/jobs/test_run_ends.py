@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,19 +91,21 @@ def test_a_phase_that_early_stopping_leaves_out_is_not_prepared(
     assert tried == [True]
 
 
+def warning(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The method, with the warning that torch gives on a GPU."""
+
+    def warned(of: Any) -> Any:
+        warnings.warn("bicubic_backward_cuda does not have a deterministic implementation, but …", stacklevel=1)
+        return method(of)
+
+    return warned
+
+
 def test_an_operation_without_a_deterministic_kernel_is_said(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The warning is the one that torch gives on a GPU."""
-    select = Session.select
-
-    def warned(session: Session) -> Any:
-        warnings.warn("bicubic_backward_cuda does not have a deterministic implementation, but …", stacklevel=1)
-        return select(session)
-
-    monkeypatch.setattr(Session, "select", warned)
-    given = call(shared, tmp_path / "run", "train.epochs=1")
-    report = finetune(given.pop("recipe"), **given | {"run": tmp_path / "run", "data": shared / "pictures"})
+    monkeypatch.setattr(Session, "select", warning(Session.select))
+    report = trained(call(shared, tmp_path / "run", "train.epochs=1"))
     assert report.result.nondeterministic == ("bicubic_backward_cuda",)
     package = pack(report.run).package
     assert "no, there is no such kernel of bicubic_backward_cuda" in card(package).replace("\\", "")
@@ -112,22 +115,15 @@ def test_an_operation_without_a_deterministic_kernel_is_said(
 def test_it_is_said_also_where_the_run_is_taken_up_after_it(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = Learner.update
-
-    def warned(learner: Learner) -> Any:
-        warnings.warn("bicubic_backward_cuda does not have a deterministic implementation, but …", stacklevel=1)
-        return update(learner)
-
     def gone(session: Session) -> Any:
         raise ConflictError("E-TEST", "the machine is taken away")
 
     given = call(shared, tmp_path / "run", "train.epochs=1")
-    recipe, given = given.pop("recipe"), given | {"run": tmp_path / "run", "data": shared / "pictures"}
     with monkeypatch.context() as patched, pytest.raises(ConflictError, match="taken away"):
-        patched.setattr(Learner, "update", warned)
+        patched.setattr(Learner, "update", warning(Learner.update))
         patched.setattr(Session, "select", gone)
-        finetune(recipe, **given)
-    assert finetune(recipe, **given).result.nondeterministic == ("bicubic_backward_cuda",)
+        trained(given)
+    assert trained(given).result.nondeterministic == ("bicubic_backward_cuda",)
 
 
 @pytest.mark.parametrize("is_slow", [True, False])
