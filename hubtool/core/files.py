@@ -68,7 +68,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o644, disk
     """Write ``path`` durably from chunks; returns its size in bytes. Raises StorageError, the old file intact."""
     temp = path.with_name(f"{TEMP_PREFIX}{secrets.token_hex(6)}")
     try:
-        size_bytes = _write_temp(temp, chunks, mode, disk)
+        size_bytes = _write_new(temp, chunks, mode, disk, is_synced=True)
         disk.rename(temp, path)
         disk.fsync_dir(path.parent)
     except OSError as error:
@@ -80,16 +80,18 @@ def write_chunks(path: Path, chunks: Iterable[bytes], *, mode: int = 0o644, disk
     return size_bytes
 
 
-def _write_temp(temp: Path, chunks: Iterable[bytes], mode: int, disk: Disk) -> int:
-    fd = disk.create(temp, mode)
+def _write_new(path: Path, chunks: Iterable[bytes | memoryview], mode: int, disk: Disk, *, is_synced: bool) -> int:
+    """Write a file that is not there yet, its length checked; returns its size in bytes."""
+    fd = disk.create(path, mode)
     try:
         size_bytes = 0
         for chunk in chunks:
             write_all(fd, chunk, disk)
             size_bytes += len(chunk)
         if os.fstat(fd).st_size != size_bytes:
-            raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(temp))
-        disk.fsync(fd)
+            raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(path))
+        if is_synced:
+            disk.fsync(fd)
     finally:
         disk.close(fd)
     return size_bytes
@@ -157,13 +159,12 @@ def publish_dir(target: Path, *, disk: Disk = DISK) -> Iterator[Path]:
 
 def write_inside(path: Path, data: bytes, *, disk: Disk = DISK) -> None:
     """Write a new file inside a ``publish_dir`` block, its length checked; the end of the block makes it durable."""
-    fd = disk.create(path, 0o644)
-    try:
-        write_all(fd, data, disk)
-        if os.fstat(fd).st_size != len(data):
-            raise StorageError("E-DISK-SHORT", "the file is shorter than what was written", where=str(path))
-    finally:
-        disk.close(fd)
+    write_chunks_inside(path, [data], disk=disk)
+
+
+def write_chunks_inside(path: Path, chunks: Iterable[bytes | memoryview], *, disk: Disk = DISK) -> int:
+    """The same from chunks; returns the file's size in bytes."""
+    return _write_new(path, chunks, 0o644, disk, is_synced=False)
 
 
 def _raise(error: OSError) -> None:

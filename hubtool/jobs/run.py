@@ -241,6 +241,10 @@ def _open(
     if is_writer and inputs.mirror is not None:
         mirror = Mirror(inputs.mirror, place, is_stopping=lambda: stop.is_asked, reporter=reporter)
         stack.callback(mirror.close)
+    journal: Any = sessions.Mute()
+    if is_writer:
+        journal = Journal(place.journal)
+        stack.callback(journal.close)  # after the checkpoints, whose writer makes it durable
     checkpoints = Checkpoints(
         place.checkpoints,
         keep=options.run.keep_checkpoints,
@@ -249,10 +253,6 @@ def _open(
         mirror=mirror,
     )
     stack.callback(checkpoints.close)
-    journal: Any = sessions.Mute()
-    if is_writer:
-        journal = Journal(place.journal)
-        stack.callback(journal.close)
     state = sessions.take_up(
         checkpoints,
         journal,

@@ -8,23 +8,25 @@ the truth. The format holds no pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
 from hubtool.core.digests import sha256_bytes
-from hubtool.core.errors import HubtoolError, IntegrityError, from_os_error
-from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_dir, remove_leftovers, write_inside
+from hubtool.core.errors import HubtoolError, IntegrityError, NumericError, from_os_error
+from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_dir, remove_leftovers, write_chunks_inside
 from hubtool.records.backbone import FileDigest
 from hubtool.records.evidence import Array
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
+from hubtool.training.staging import Pace, Staging, encoded, not_finite
 
 TRAINABLE, OPTIMIZER, STATE, MANIFEST = "trainable.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
 _UNKNOWN = (1 << 62, 0)
@@ -54,6 +56,10 @@ class TrainState:
         return replace(self, position=self.position.model_copy(update={"sink_ids": dict(ids)}))
 
 
+class _Digest(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+
 class Mirror(Protocol):
     """A second place; it is told of each checkpoint that is durable, and neither waits nor fails."""
 
@@ -65,8 +71,8 @@ class Checkpoints:
 
     Where several processes train, the others read only: ``is_writer`` False makes writing and removing do nothing.
 
-    ``publish`` returns when the checkpoint is durable, ``publish_soon`` writes it beside the training; a failure of it is
-    raised by the next call. Older ones are removed only after the new one is durable.
+    ``publish`` returns when the checkpoint is durable, ``publish_soon`` copies and writes it beside the training; a failure
+    of it is raised by the next call. Older ones are removed only after the new one is durable.
     """
 
     def __init__(
@@ -90,27 +96,46 @@ class Checkpoints:
         self._mirror = mirror
         self._disk = disk
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
+        self._staged = Staging(), Staging()
+        self._pace = Pace()
+        self._pending: Future[None] | None = None
 
     def publish(self, state: TrainState) -> Path:
         self.wait()
         return self._publish(state)
 
-    def publish_soon(self, state: TrainState) -> None:
-        """``state`` must not be changed by the caller any more: hand in copies of tensors that go on training."""
+    def publish_soon(self, state: TrainState, *, first: Callable[[], object] = lambda: None) -> TrainState:
+        """Returns the copy of ``state`` that is written once ``first`` has been called, beside the training; it is good until
+        the next one is asked for."""
         self.wait()
-        if not self._is_writer:
-            return
-        self._pending = self._writer.submit(self._publish, state)
+        tensors, optimizer = self._staged
+        copy = replace(state, tensors=tensors.copies(state.tensors), optimizer=optimizer.copies(state.optimizer))
+
+        def write() -> None:
+            first()
+            self._publish(copy)
+
+        if self._is_writer:
+            self._pace.begin()
+            if any(value.device.type != "cpu" for value in state.tensors.values()):
+                self.hurry()  # the processors are not what trains
+            self._pending = self._writer.submit(write)
+        return copy
+
+    def hurry(self) -> None:
+        """Nothing that wants the processors runs beside what is being written any more."""
+        self._pace.hurry()
 
     def wait(self) -> None:
         """Until the last one is durable; raises what kept it from being so."""
+        self.hurry()
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
         """End the writer; raises what kept the last checkpoint from being durable."""
+        self.hurry()
         self._writer.shutdown(wait=True)
         self.wait()
 
@@ -161,18 +186,27 @@ class Checkpoints:
         if target.exists() and not _problem(target):
             self.offer(state.position)
             return target
+        if name := not_finite(state.tensors, self._pace.rest):
+            raise NumericError(
+                "E-NUMERIC-WEIGHT",
+                f"{name} is not finite after step {state.position.global_step}",
+                do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
+            )
         remove_dir(target)
         files: list[FileDigest] = []
         with publish_dir(target, disk=self._disk) as directory:
 
-            def put(name: str, data: bytes) -> None:
-                write_inside(directory / name, data, disk=self._disk)
-                files.append(FileDigest(path=name, size_bytes=len(data), sha256=sha256_bytes(data)))
+            def put(name: str, chunks: Iterable[bytes | memoryview]) -> None:
+                digest = hashlib.sha256()
+                size_bytes = write_chunks_inside(
+                    directory / name, _told(digest, self._pace.pieces(chunks)), disk=self._disk
+                )
+                files.append(FileDigest(path=name, size_bytes=size_bytes, sha256=digest.hexdigest()))
 
-            put(TRAINABLE, _encode(state.tensors))  # one after the other: they are as large as the model, and more
-            put(OPTIMIZER, _encode(state.optimizer))
-            put(STATE, state.position.to_json() + b"\n")
-            put(MANIFEST, CheckpointManifest(files=tuple(files)).to_json() + b"\n")
+            put(TRAINABLE, encoded(state.tensors))
+            put(OPTIMIZER, encoded(state.optimizer))
+            put(STATE, [state.position.to_json() + b"\n"])
+            put(MANIFEST, [CheckpointManifest(files=tuple(files)).to_json() + b"\n"])
         self.offer(state.position)
         self._prune(state.position)
         return target
@@ -227,10 +261,11 @@ def selected_tensors(path: Path) -> dict[str, Tensor]:
     return read_state(path).weights
 
 
-def _encode(tensors: Mapping[str, Tensor]) -> bytes:
-    """safetensors with no metadata and names in order: equal tensors have equal bytes."""
-    plain: dict[str, Any] = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    return bytes(safetensors.torch.save(plain))
+def _told(digest: _Digest, chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The same chunks, each of them told to ``digest`` before it is handed on."""
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
 
 
 def _problem(path: Path) -> str:

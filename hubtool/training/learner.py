@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -96,22 +96,11 @@ class Learner:
         return found
 
     def state(self, position: Position) -> TrainState:
-        """Copies of everything, to be written while training goes on. Raises NumericError for weights that are not finite."""
-        for name, value in self._live.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value.detach()).all()):
-                raise NumericError(
-                    "E-NUMERIC-WEIGHT",
-                    f"{name} is not finite after step {position.global_step}",
-                    do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
-                )
+        """What a checkpoint of ``position`` holds: references, which go on training."""
         tensors, scalars = optimizer_state(self._optimizer)
         scalars |= {f"scaler/{key}": value for key, value in self._scaler.state_dict().items()}
         return TrainState(
             position=position.model_copy(update={"scalars": scalars}),
-            tensors=_copies(self._live),
-            optimizer=_copies(tensors | self._averages.state()),
+            tensors=dict(self._live),
+            optimizer=tensors | self._averages.state(),
         )
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}

@@ -40,11 +40,14 @@ from hubtool.training.signals import Stop
 
 
 class Journal(Protocol):
-    """The one truth of the log. ``commit`` makes it durable and returns its size; a resume cuts back to that."""
+    """The one truth of the log. ``commit`` makes it durable; a resume cuts it back to the size that a checkpoint names."""
+
+    @property
+    def size_bytes(self) -> int: ...
 
     def append(self, event: Event) -> None: ...
 
-    def commit(self) -> int: ...
+    def commit(self) -> object: ...
 
     def cut_back(self, size_bytes: int) -> None: ...
 
@@ -106,24 +109,19 @@ def fit(
         work.journal.append(event)
         work.sink.write(event)
 
-    def snapshot() -> TrainState:
-        wall_s = state.position.wall_s + time.monotonic() - began
-        written = {
-            "journal_size_bytes": work.journal.commit(),
-            "wall_s": wall_s,
-            "nondeterministic": tuple(dict.fromkeys([*position.nondeterministic, *work.nondeterministic])),
-        }
-        return replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
-
-    saved: TrainState | None = None
-    saved_at = began
+    saved, saved_at = state, began
 
     def save() -> TrainState:
         nonlocal saved_at
-        taken = snapshot()
-        work.checkpoints.publish_soon(taken)
+        written = {
+            "journal_size_bytes": work.journal.size_bytes,
+            "wall_s": state.position.wall_s + time.monotonic() - began,
+            "nondeterministic": tuple(dict.fromkeys([*position.nondeterministic, *work.nondeterministic])),
+        }
+        taken = replace(learner.state(position.model_copy(update=written)), best_logits_NK=best_logits_NK)
+        copy = work.checkpoints.publish_soon(taken, first=work.journal.commit)
         saved_at = time.monotonic()
-        return taken
+        return copy
 
     features = feed.features(share_of(end_epoch * plan.steps_per_epoch))
     with work.reporter.task("training", total=train.epochs * plan.steps_per_epoch, unit="step") as bar:
@@ -132,7 +130,6 @@ def fit(
         while position.epoch < end_epoch and not is_over(train, position):
             epoch_began, epoch_end = time.monotonic(), (position.epoch + 1) * plan.steps_per_epoch
             feed.prepare(share_of(epoch_end))
-            saved = None  # written or being written, and nobody's memory any more
             told.begin(position)
 
             while position.global_step < epoch_end:
@@ -167,7 +164,8 @@ def fit(
             saved = save()
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
-    return saved or snapshot()
+    work.checkpoints.hurry()
+    return saved
 
 
 def _is_due(work: Work, global_step: int, since_s: float) -> bool:

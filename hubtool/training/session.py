@@ -25,7 +25,8 @@ from hubtool.records.resolve import ResolvedRecipe
 from hubtool.records.rundir import refuse_drift
 from hubtool.records.state import Position
 from hubtool.records.tasks import TASKS
-from hubtool.training.cache import Activations, CachedFeed, describe
+from hubtool.training.cache import Activations, describe
+from hubtool.training.cached_feed import CachedFeed
 from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
 from hubtool.training.evaluate import infer, predictions
 from hubtool.training.feed import Cut, Feed, LiveFeed, Loader, Mix, Whole, autocast
@@ -40,14 +41,16 @@ from hubtool.training.order import Plan
 class Mute:
     """The journal and the sink of a process that does not write."""
 
+    size_bytes = 0
+
     def append(self, event: Event) -> None:
         pass
 
     def write(self, event: Event) -> None:
         pass
 
-    def commit(self) -> int:
-        return 0
+    def commit(self) -> None:
+        pass
 
     def cut_back(self, size_bytes: int) -> None:
         pass

@@ -21,7 +21,8 @@ from hubtool.records.backbone import Preprocess
 from hubtool.records.environment import Numerics
 from hubtool.records.recipe import Train
 from hubtool.training import cache as caches
-from hubtool.training.cache import Activations, CachedFeed, list_caches, prune
+from hubtool.training.cache import Activations, list_caches, prune
+from hubtool.training.cached_feed import CachedFeed
 from hubtool.training.feed import Features, LiveFeed
 from hubtool.training.order import plain_batches
 from training.test_loop import make_train, same
@@ -169,7 +170,7 @@ import sys, time
 from pathlib import Path
 import hubtool.training.cache as caches
 from training.test_cache import make_feed, read_all
-caches._FLUSH_BYTES = 1
+caches.FLUSH_BYTES = 1
 def watch():
     print("chunk", flush=True)
     time.sleep(0.2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hubtool.core.errors import InterruptedRun, NumericError, UsageError
 from hubtool.records.log import Event
 from hubtool.records.recipe import Train
 from hubtool.records.state import Position
-from hubtool.training.checkpoint import Checkpoints, TrainState, selected_tensors
+from hubtool.training.checkpoint import Checkpoints, TrainState, read_state, selected_tensors
 from hubtool.training.loop import is_over, judged
 from hubtool.training.signals import Stop
 from training.tiny import DrawnLoader, Run, make_model
@@ -228,6 +229,50 @@ def test_saving_by_the_clock_saves_and_changes_no_number(tmp_path: Path) -> None
         assert same(run.go(), wanted)
         assert run.events() == unbroken.events()
     assert kept == {0.0: 2, 3600.0: None}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("crash_at", [2, 3, 4, 5])
+def test_a_checkpoint_that_is_late_is_of_the_step_that_asked_for_it(
+    crash_at: int, ema: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside it the next step is computed and, where an epoch ends, validation moves the averages in and out."""
+
+    class Crash:
+        def write(self, event: Event) -> None:
+            if event.global_step == crash_at and event.tag == "lr":
+                raise KeyboardInterrupt
+
+    def late(checkpoints: Checkpoints, state: TrainState) -> Path:
+        time.sleep(0.1)
+        return publish(checkpoints, state)
+
+    train = make_train(ema=ema, optimizer={"name": "adamw", "lr": 0.02})
+    wanted = Run(tmp_path / "unbroken", train).go()
+    publish = Checkpoints._publish
+    monkeypatch.setattr(Checkpoints, "_publish", late)
+    run = Run(tmp_path / "broken", train, save_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        run.go(Crash())
+    found = Checkpoints(run.directory / "checkpoints", is_writer=False).newest_valid()
+    assert found is not None and found[1].global_step == crash_at - 1
+    assert same(Run(run.directory, train).go(), wanted)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    run = Run(tmp_path, make_train(), save_every=1)
+    run.go()
+    before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    found = checkpoints.newest_valid()
+    assert found is not None
+    state = read_state(found[0])
+    tensors = {**state.tensors, "head.weight": torch.full((3, 4), float("nan"))}
+    later = state.position.model_copy(update={"global_step": 99})
+    checkpoints.publish_soon(TrainState(position=later, tensors=tensors, optimizer=state.optimizer))
+    with pytest.raises(NumericError, match=r"head\.weight is not finite after step 99"):
+        checkpoints.close()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
 def test_one_picture_for_a_trained_batchnorm_is_said(tmp_path: Path) -> None:

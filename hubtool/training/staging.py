@@ -1,0 +1,137 @@
+"""Copies of tensors that go on training, and the bytes of the files they are written to, beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+# The format's names (https://huggingface.co/docs/safetensors), of what a checkpoint may hold.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_FEW_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 19
+# Of the time to the next save: what it is spread over at most, and the share of that which it takes at least.
+_SPREAD = 0.7
+_LEAST_SHARE = 0.03
+
+
+class Staging:
+    """Memory for one copy of each tensor, kept from one save to the next: touching fresh pages costs more than the copying."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, Tensor] = {}
+
+    def copies(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """On the CPU, laid out as they are; good until the next call."""
+        was, self._places = self._places, {}
+        for name, value in tensors.items():
+            source, place = value.detach(), was.get(name)
+            if place is None or not _is_alike(place, source):
+                place = torch.empty_like(source, device="cpu")
+            self._places[name] = place.copy_(source)
+        return dict(self._places)
+
+
+class Pace:
+    """Spreads a save's work over most of the time to the next save, in small pieces with rests between them.
+
+    Training wants every core all the time, and a step computed by as many threads as there are cores waits for the one whose
+    core was taken, whatever the other's priority: measured, a nicer thread delays it by all of its work. This save is taken
+    to be as much work as the last one, and the time to the next as long as the longer of the last two: one in the last step
+    of an epoch is followed by that of the epoch's end. ``hurry`` ends the resting.
+    """
+
+    def __init__(self) -> None:
+        self._hurried = threading.Event()
+        self._begun_at = time.monotonic()
+        self._intervals_s = (math.inf, math.inf)
+        self._worked_s = 0.0
+        self._rested_s = 0.0  # of the saving thread's clock
+        self._share = _LEAST_SHARE
+
+    def begin(self) -> None:
+        was_s, self._begun_at = self._begun_at, time.monotonic()
+        self._intervals_s = self._intervals_s[1], self._begun_at - was_s
+        self._share = min(1.0, max(_LEAST_SHARE, self._worked_s / (_SPREAD * max(self._intervals_s))))
+        self._worked_s = 0.0
+        self._hurried.clear()
+
+    def hurry(self) -> None:
+        self._hurried.set()
+
+    def rest(self) -> None:
+        """For as long as this thread's work since it last rested asks for. Called by the thread that saves, and by no other."""
+        worked_s = time.thread_time() - self._rested_s
+        self._worked_s += worked_s
+        self._hurried.wait(worked_s * (1 / self._share - 1))
+        self._rested_s = time.thread_time()
+
+    def pieces(self, chunks: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """The same bytes; rests after each piece."""
+        for chunk in chunks:
+            view = memoryview(chunk)
+            for first in range(0, len(view), _PIECE_BYTES):
+                yield view[first : first + _PIECE_BYTES]
+                self.rest()
+
+
+def encoded(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The safetensors file of ``tensors``, in pieces that are good until the next is asked for.
+
+    No metadata, the widest dtype first and names in order: equal tensors have equal bytes, however they lie in memory.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header, end = {}, 0
+    for name in names:
+        value = tensors[name]
+        begin, end = end, end + value.numel() * value.element_size()
+        header[name] = {"dtype": _DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    few = [len(head).to_bytes(8, "little"), head]
+    for name in names:
+        data = _bytes_of(tensors[name].detach().cpu().contiguous())
+        if len(data) <= _FEW_BYTES:
+            few.append(bytes(data))
+        if len(data) > _FEW_BYTES or sum(map(len, few)) > _FEW_BYTES:
+            yield b"".join(few)
+            few = []
+        if len(data) > _FEW_BYTES:
+            yield data
+    yield b"".join(few)
+
+
+def not_finite(tensors: Mapping[str, Tensor], rest: Callable[[], object] = int) -> str | None:
+    """The name of the first tensor with a value that is not finite; ``rest`` is called before each is looked at."""
+    for name, value in ((name, value.detach()) for name, value in tensors.items()):
+        rest()
+        if not value.is_floating_point() or math.isfinite(float(value.sum())):
+            continue  # one pass and no memory; a sum that overflows is looked at again
+        if not bool(torch.isfinite(value).all()):
+            return name
+    return None
+
+
+def _is_alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+
+
+def _bytes_of(value: Tensor) -> memoryview:
+    """Its bytes, a view; of a contiguous tensor on the CPU."""
+    return memoryview(value.reshape(-1).view(torch.uint8).numpy())
