@@ -299,6 +299,7 @@ def _open(
         cache_limit_bytes=options.cache_limit_bytes,
     )
     stack.callback(session.close)
+    stack.callback(checkpoints.hurry)  # before all that is closed on the way out
     return session
 
 
@@ -334,6 +335,7 @@ def _fit_phases(session: Session) -> tuple[Cut, Feed]:
             break
         cut, feed, val_feed = stage = _stage(session, phase)
         session.state = fit(phase, session.trained_by(phase), cut, feed, val_feed, session.work, session.state)
+    session.work.checkpoints.hurry()
     cut, _, val_feed = stage or _stage(session, session.reached)
     return cut, val_feed
 

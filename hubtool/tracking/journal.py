@@ -18,7 +18,8 @@ _TAIL_SIZE_BYTES = 1 << 20
 class Journal:
     """One writer. What was appended before ``commit`` returned survives a power loss; a torn last line is cut on opening.
 
-    ``commit`` returns the size in bytes that is now durable: a checkpoint keeps it, and a resume cuts back to it.
+    A checkpoint keeps ``size_bytes``, which a ``commit`` has made durable before the checkpoint is seen; a resume cuts back to
+    it. ``commit`` returns the size in bytes that is durable then, and may be called by another thread.
     """
 
     def __init__(self, path: Path) -> None:

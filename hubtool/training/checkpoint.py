@@ -21,12 +21,12 @@ import safetensors.torch
 from torch import Tensor
 
 from hubtool.core.digests import sha256_bytes
-from hubtool.core.errors import HubtoolError, IntegrityError, NumericError, from_os_error
+from hubtool.core.errors import HubtoolError, IntegrityError, from_os_error
 from hubtool.core.files import DISK, Disk, make_dirs, publish_dir, remove_dir, remove_leftovers, write_chunks_inside
 from hubtool.records.backbone import FileDigest
 from hubtool.records.evidence import Array
 from hubtool.records.state import SCHEMA, CheckpointManifest, Position
-from hubtool.training.staging import Pace, Staging, encoded, not_finite
+from hubtool.training.staging import Pace, Staging, encoded
 
 TRAINABLE, OPTIMIZER, STATE, MANIFEST = "trainable.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
 _UNKNOWN = (1 << 62, 0)
@@ -71,8 +71,8 @@ class Checkpoints:
 
     Where several processes train, the others read only: ``is_writer`` False makes writing and removing do nothing.
 
-    ``publish`` returns when the checkpoint is durable, ``publish_soon`` copies and writes it beside the training; a failure
-    of it is raised by the next call. Older ones are removed only after the new one is durable.
+    ``publish`` returns when the checkpoint is durable; ``publish_soon`` copies, and writes the copy beside the training: a
+    failure of that is raised by the next call. Older ones are removed only after the new one is durable.
     """
 
     def __init__(
@@ -112,8 +112,11 @@ class Checkpoints:
         copy = replace(state, tensors=tensors.copies(state.tensors), optimizer=optimizer.copies(state.optimizer))
 
         def write() -> None:
-            first()
-            self._publish(copy)
+            try:
+                first()
+                self._publish(copy)
+            finally:
+                self._pace.end()
 
         if self._is_writer:
             self._pace.begin()
@@ -186,12 +189,6 @@ class Checkpoints:
         if target.exists() and not _problem(target):
             self.offer(state.position)
             return target
-        if name := not_finite(state.tensors, self._pace.rest):
-            raise NumericError(
-                "E-NUMERIC-WEIGHT",
-                f"{name} is not finite after step {state.position.global_step}",
-                do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
-            )
         remove_dir(target)
         files: list[FileDigest] = []
         with publish_dir(target, disk=self._disk) as directory:

@@ -17,6 +17,7 @@ from hubtool.training.averages import Averages
 from hubtool.training.checkpoint import TrainState
 from hubtool.training.optim import lay_beside, make_optimizer, optimizer_state, restore_optimizer, set_lr
 from hubtool.training.processes import Buffer
+from hubtool.training.staging import not_finite
 
 
 class Learner:
@@ -96,7 +97,16 @@ class Learner:
         return found
 
     def state(self, position: Position) -> TrainState:
-        """What a checkpoint of ``position`` holds: references, which go on training."""
+        """What a checkpoint of ``position`` holds: references, which go on training.
+
+        Raises NumericError for weights that are not finite.
+        """
+        if name := not_finite(self._live):
+            raise NumericError(
+                "E-NUMERIC-WEIGHT",
+                f"{name} is not finite after step {position.global_step}",
+                do="lower train.optimizer.lr, or set train.clip_grad_norm; the last good checkpoint is kept",
+            )
         tensors, scalars = optimizer_state(self._optimizer)
         scalars |= {f"scaler/{key}": value for key, value in self._scaler.state_dict().items()}
         return TrainState(

@@ -92,8 +92,8 @@ def fit(
     """Train ``phase`` from where ``state`` stands to its end, or to an early stop.
 
     ``trained`` names what this phase or one before it trains: that is what checkpoints hold. Raises NumericError (the last
-    good checkpoint stays), InterruptedRun once a signal's step is saved, StorageError when a checkpoint cannot be written.
-    The last one may still be under way when it returns: ``work.checkpoints.wait`` says when it is durable.
+    good checkpoint stays), InterruptedRun once a signal's step is saved, StorageError when a checkpoint could not be written.
+    The last one may still be under way when it returns: ``work.checkpoints.wait`` says when it is durable, or raises.
     """
     train, plan, group = work.train, work.plan, work.group
     learner = Learner(work.model, train, phase, trained=trained, device=work.device, state=state)
@@ -164,7 +164,6 @@ def fit(
             saved = save()
             if any(group.sum_up([], [work.stop.is_asked])):
                 raise _stopped(work, position)
-    work.checkpoints.hurry()
     return saved
 
 

@@ -226,6 +226,19 @@ def test_a_save_in_the_background_fails_at_the_next_call(tmp_path: Path) -> None
     assert names(checkpoints) == ["e003"]
 
 
+def test_no_checkpoint_is_seen_before_its_log_is_durable(tmp_path: Path) -> None:
+    checkpoints, seen = Checkpoints(tmp_path), []
+
+    def full() -> None:
+        seen.append(list(tmp_path.iterdir()))
+        raise StorageError("E-DISK-FULL", "the disk is full")
+
+    checkpoints.publish_soon(make_state(1), first=full)
+    with pytest.raises(StorageError, match="disk is full"):
+        checkpoints.wait()
+    assert seen == [[]] and names(checkpoints) == []
+
+
 def test_a_save_in_the_background_that_fails_last_is_not_lost(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, disk=FailingDisk(0, "ENOSPC"))
     checkpoints.publish_soon(make_state(1))

@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from hubtool.core.errors import StorageError
 from hubtool.package.tensors import opened
 from hubtool.training.staging import Pace, Staging, encoded, not_finite
 
@@ -25,6 +26,7 @@ def make_tensors() -> dict[str, torch.Tensor]:
         "half": torch.randn(5, dtype=torch.bfloat16),
         "large": torch.randn(700, 700),
         "nothing": torch.zeros(0, 3),
+        "one of a row": torch.randn(7, 5)[:, 2][3:4],
     }
 
 
@@ -58,16 +60,20 @@ class Clocks:
 
 
 def test_a_save_takes_a_small_share_of_the_time_or_what_there_is_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two milliseconds of work in three pieces; the fourth save waits for the disk besides."""
     clocks, chunks = Clocks(monkeypatch), [b"x" * (1 << 20), b"", b"y"]
     pace = Pace()
-    for now_s in (0.0, 1.0, 1.1, 1.2):
+    for now_s in (0.0, 1.0, 1.02, 1.04, 1.06):
         clocks.now_s = now_s
         pace.begin()
         assert b"".join(pace.pieces(chunks)) == b"".join(chunks)
-    first, second, third, fourth = (clocks.waited_s[i : i + 3] for i in (0, 3, 6, 9))
-    for waited_s in (first, second, third):  # three milliseconds in a second and more
-        assert waited_s == pytest.approx([0.001 * (1 / 0.03 - 1)] * 3)
-    assert fourth == pytest.approx([0.1 * 0.7 / 3 - 0.001] * 3)
+        clocks.now_s += 0.01 * (now_s == 1.04)
+        pace.end()
+    saves = [clocks.waited_s[i : i + 3] for i in range(0, 15, 3)]
+    for waited_s in saves[:3]:  # of a second there would be more
+        assert waited_s == pytest.approx([0, *[0.001 * (1 / 0.03 - 1)] * 2])
+    assert saves[3] == pytest.approx([0, *[0.001 * (0.7 * 0.02 / 0.002 - 1)] * 2])
+    assert saves[4] == pytest.approx([0, *[0.001 * ((0.7 * 0.02 - 0.008) / 0.002 - 1)] * 2])
 
 
 def test_nobody_who_waits_for_a_save_waits_for_its_rests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +89,11 @@ def test_nobody_who_waits_for_a_save_waits_for_its_rests(monkeypatch: pytest.Mon
     pace.hurry()
     thread.join(30)
     assert not thread.is_alive() and len(pieces) == 10
+
+
+def test_what_no_checkpoint_can_hold_is_refused_at_once() -> None:
+    with pytest.raises(StorageError, match=r"phase is of torch\.complex64"):
+        Staging().copies({"phase": torch.zeros(2, dtype=torch.complex64)})
 
 
 def test_the_file_is_read_by_the_formats_own_library(tmp_path: Path) -> None:
