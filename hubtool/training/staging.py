@@ -33,7 +33,7 @@ _DTYPES = {
     torch.uint8: ("U8", torch.uint8),
     torch.bool: ("BOOL", torch.uint8),
 }
-_FEW_BYTES = 1 << 20
+_FEW_BYTES = 1 << 18
 _PIECE_BYTES = 1 << 19
 # Of the time to the next save: what it is spread over at most, and the share of that which it takes at least.
 _SPREAD = 0.7
@@ -130,14 +130,14 @@ def encoded(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     head += b" " * (-len(head) % 8)
     few: list[bytes] = [len(head).to_bytes(8, "little"), head]
     for name in names:
-        data = _bytes_of(tensors[name])
-        if len(data) <= _FEW_BYTES:
-            few.append(bytes(data))
-        if len(data) > _FEW_BYTES or sum(map(len, few)) > _FEW_BYTES:
-            yield b"".join(few)
-            few = []
-        if len(data) > _FEW_BYTES:
-            yield data
+        for data in _bytes_of(tensors[name]):
+            if len(data) < _FEW_BYTES:
+                few.append(bytes(data))
+            if len(data) >= _FEW_BYTES or sum(map(len, few)) >= _FEW_BYTES:
+                yield b"".join(few)
+                few = []
+            if len(data) >= _FEW_BYTES:
+                yield data
     yield b"".join(few)
 
 
@@ -155,10 +155,12 @@ def _is_alike(one: Tensor, other: Tensor) -> bool:
     return (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
 
 
-def _bytes_of(value: Tensor) -> memoryview:
-    """Its bytes in the order of its axes."""
+def _bytes_of(value: Tensor) -> Iterator[memoryview]:
+    """Its bytes in the order of its axes, some of the first axis at a time: laying them out takes new memory and time."""
     if not value.numel():
-        return memoryview(b"")
-    plain: Any = value.detach().cpu().view(_DTYPES[value.dtype][1]).numpy()
-    contiguous: Any = np.ascontiguousarray(plain)
-    return memoryview(contiguous).cast("B")
+        return
+    plain: Any = np.atleast_1d(value.detach().cpu().view(_DTYPES[value.dtype][1]).numpy())
+    num = max(1, _PIECE_BYTES * len(plain) // plain.nbytes)
+    for first in range(0, len(plain), num):
+        part: Any = np.ascontiguousarray(plain[first : first + num])
+        yield memoryview(part).cast("B")
