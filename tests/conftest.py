@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ _VARIABLES = {
 os.environ.update({name: str(value) for name, value in _VARIABLES.items()})
 for name in ("HF_ENDPOINT", "HF_TOKEN", "WANDB_API_KEY", "HF_HUB_CACHE", "HUBTOOL_DEBUG", "NO_COLOR"):
     os.environ.pop(name, None)
+# A shell starts what it puts into the background with SIGINT ignored, and so would everything be that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -108,11 +109,14 @@ class Checkpoints:
         """Returns the copy of ``state`` that is written once ``first`` has been called, beside the training; it is good until
         the next one is asked for."""
         self.wait()
+        began_at = time.monotonic()
         tensors, optimizer = self._staged
         copy = replace(state, tensors=tensors.copies(state.tensors), optimizer=optimizer.copies(state.optimizer))
+        copied_s = time.monotonic() - began_at
 
         def write() -> None:
             try:
+                self._pace.rest(copied_s)  # the step that has waited for the copy need not bear the beginning too
                 first()
                 self._publish(copy)
             finally:

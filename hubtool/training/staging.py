@@ -97,9 +97,10 @@ class Pace:
     def hurry(self) -> None:
         self._hurried.set()
 
-    def rest(self) -> None:
-        """For as long as this thread's work since it last rested asks for."""
-        worked_s = time.thread_time() - self._looked_at_s if self._looked_at_s is not None else 0.0
+    def rest(self, worked_s: float = 0.0) -> None:
+        """For as long as the work since it last rested asks for: this thread's, and ``worked_s`` of another."""
+        if self._looked_at_s is not None:
+            worked_s += time.thread_time() - self._looked_at_s
         self._worked_s += worked_s
         began_at = time.monotonic()
         self._hurried.wait(worked_s * (1 / self._share - 1))

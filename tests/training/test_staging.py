@@ -76,6 +76,14 @@ def test_a_save_takes_a_small_share_of_the_time_or_what_there_is_to_the_next(mon
     assert saves[4] == pytest.approx([0, *[0.001 * ((0.7 * 0.02 - 0.008) / 0.002 - 1)] * 2])
 
 
+def test_a_save_begins_as_if_its_copying_had_been_its_own_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks, pace = Clocks(monkeypatch), Pace()
+    pace.begin()
+    pace.rest(0.01)
+    pace.rest()
+    assert clocks.waited_s == pytest.approx([0.01 * (1 / 0.03 - 1), 0.001 * (1 / 0.03 - 1)])
+
+
 def test_nobody_who_waits_for_a_save_waits_for_its_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hubtool.training.staging._LEAST_SHARE", 1e-9)
     pace, pieces = Pace(), []
