@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,16 @@ _WRITES = re.compile(r"O_(?:CREAT|WRONLY|RDWR|TRUNC)|^\d+\s+(?!open)")
 _PATH = re.compile(r'"(/[^"]*)"')
 _HARMLESS = ("/dev/", "/proc/")
 
+_EVIL = f"{tempfile.gettempdir()}/hubtool-evil"
 LIES = {
     "none": Lies(),
-    "ETag up": Lies(head=lambda headers: headers.update({"ETag": '"../../../../../../../tmp/hubtool-evil"'})),
-    "ETag absolute": Lies(head=lambda headers: headers.update({"ETag": '"/tmp/hubtool-evil"'})),
-    "commit up": Lies(head=lambda headers: headers.update({"X-Repo-Commit": "../../../../../../tmp/hubtool-evil"})),
-    "listing up": Lies(tree=lambda tree: tree[0].update({"path": "../../../../../tmp/hubtool-evil"})),
+    "ETag up": Lies(head=lambda headers: headers.update({"ETag": f'"../../../../../../..{_EVIL}"'})),
+    "ETag absolute": Lies(head=lambda headers: headers.update({"ETag": f'"{_EVIL}"'})),
+    "commit up": Lies(head=lambda headers: headers.update({"X-Repo-Commit": f"../../../../../..{_EVIL}"})),
+    "listing up": Lies(tree=lambda tree: tree[0].update({"path": f"../../../../..{_EVIL}"})),
     "commit on a 404": Lies(
         only_get=(404, {}),
-        head=lambda headers: headers.update({"X-Repo-Commit": "/tmp/hubtool-evil", "X-Error-Code": "EntryNotFound"}),
+        head=lambda headers: headers.update({"X-Repo-Commit": _EVIL, "X-Error-Code": "EntryNotFound"}),
     ),
     "file URL": Lies(only_get=(302, {"Location": "file:///etc/passwd"})),
 }

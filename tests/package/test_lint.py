@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hubtool.core.errors import NotFoundError
 from hubtool.jobs.lint import lint
 from hubtool.package import lint as rules
 
-CANARY = b"cos\nsystem\n(S'touch /tmp/hubtool-lint-canary'\ntR."
+SIGN = Path(tempfile.gettempdir(), "hubtool-lint-canary")  # of something having been executed
+CANARY = f"cos\nsystem\n(S'touch {SIGN}'\ntR.".encode()
 CARD = (
     "---\nlicense: mit\nbase_model: timm/resnet18.a1_in1k\n---\n# A model\n"
     + "It says something. " * 20
@@ -71,7 +73,7 @@ WILD: dict[str, tuple[dict[str, bytes], set[str]]] = {
         {
             "model.safetensors": b"w",
             "config.json": json.dumps({"model_type": "mine", "auto_map": {"AutoModel": "modeling.Mine"}}).encode(),
-            "modeling.py": b"open('/tmp/hubtool-lint-canary', 'w')",
+            "modeling.py": f"open('{SIGN}', 'w')".encode(),
             "README.md": CARD.encode(),
         },
         {
@@ -146,7 +148,6 @@ WILD: dict[str, tuple[dict[str, bytes], set[str]]] = {
 
 @pytest.mark.parametrize("shape", WILD)
 def test_each_shape_is_found_as_it_is(shape: str, tmp_path: Path) -> None:
-    canary = Path("/tmp/hubtool-lint-canary")
     files, wanted = WILD[shape]
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
@@ -154,7 +155,7 @@ def test_each_shape_is_found_as_it_is(shape: str, tmp_path: Path) -> None:
     assert {f.name for f in report.findings if not f.is_ok} == wanted
     assert all(f.detail and f.mend for f in report.findings if not f.is_ok)
     assert report.score == 100 - sum(f.points for f in report.findings if not f.is_ok)
-    assert not canary.exists()
+    assert not SIGN.exists()
 
 
 def test_a_package_of_ours_has_every_point(clean: Path) -> None:
