@@ -29,7 +29,7 @@ except HubtoolError as error:
 _CALLS = (
     "openat,open,creat,rename,renameat,renameat2,symlink,symlinkat,link,linkat,mkdir,mkdirat,unlink,unlinkat,truncate"
 )
-_WRITES = re.compile(r"O_(?:CREAT|WRONLY|RDWR|TRUNC)|^\d+\s+(?!open)")
+_WRITES = re.compile(r"O_(?:CREAT|WRONLY|RDWR|TRUNC)|^\d+\s+(?!open|\s)")
 _PATH = re.compile(r'"(/[^"]*)"')
 _HARMLESS = ("/dev/", "/proc/")
 
